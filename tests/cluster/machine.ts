@@ -1,0 +1,415 @@
+/**
+ * What a test borrows from the machine (directories, ports, processes, an unprivileged user) and
+ * gives back whatever happens: a `Scope` undoes everything at its end, and if the test process is
+ * stopped by a signal or leaves early, the open scopes are undone on the way out.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import {
+  accessSync,
+  chmodSync,
+  chownSync,
+  closeSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+} from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir, userInfo } from "node:os";
+import { delimiter, join } from "node:path";
+import { inspect } from "node:util";
+
+const { PATH: searchPath = "" } = process.env;
+
+/** The repository's root, wherever it was cloned. */
+export const repositoryRoot = join(import.meta.dirname, "../..");
+
+/** Who runs the servers. */
+export type Owner = { readonly name: string; readonly uid: number; readonly gid: number };
+
+/** The invoking user; as root, whom PostgreSQL refuses, `postgres` where it exists, else `nobody`. */
+export function serverOwner(): Owner {
+  const me = userInfo();
+  if (me.uid !== 0) return { name: me.username, uid: me.uid, gid: me.gid };
+  const entries = readFileSync("/etc/passwd", "utf8")
+    .split("\n")
+    .map((line) => line.split(":"));
+  const entry =
+    entries.find(([name]) => name === "postgres") ?? entries.find(([name]) => name === "nobody");
+  if (entry === undefined)
+    throw new Error("running as root, and no user postgres or nobody exists");
+  return { name: entry[0] ?? "", uid: Number(entry[2]), gid: Number(entry[3]) };
+}
+
+/** The owner is somebody else only when we are root: only then may and must we switch. */
+export function runsAs(owner: Owner): { uid: number; gid: number } | Record<string, never> {
+  return owner.uid === userInfo().uid ? {} : { uid: owner.uid, gid: owner.gid };
+}
+
+/** The path of a program on PATH or in the system directories, undefined where it is missing. */
+export function findProgram(name: string): string | undefined {
+  const folders = [...searchPath.split(delimiter), "/usr/sbin", "/usr/local/sbin"];
+  return folders.map((folder) => join(folder, name)).find(isExecutable);
+}
+
+export function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false; // missing or not ours to run: both mean that it cannot be used
+  }
+}
+
+export type EventuallyOptions = {
+  /** Default 10 000. */
+  readonly deadlineMs?: number;
+  /** Said in the failure, e.g. "the standby to stream". */
+  readonly what?: string;
+};
+
+/**
+ * Asks until the answer is as wanted, and returns it. A probe that throws is asked again. Fails at
+ * the deadline with the last value (or error) seen.
+ */
+export async function eventually<T>(
+  probe: () => T | Promise<T>,
+  holds: (value: T) => boolean = (value) => Boolean(value),
+  options: EventuallyOptions = {},
+): Promise<T> {
+  const deadlineMs = options.deadlineMs ?? 10_000;
+  const end = performance.now() + deadlineMs;
+  for (let pauseMs = 5; ; pauseMs = Math.min(pauseMs * 2, 200)) {
+    let last: string;
+    try {
+      const value = await probe();
+      if (holds(value)) return value;
+      last = `last value: ${inspect(value, { depth: 6 })}`;
+    } catch (error) {
+      last = `last error: ${error instanceof Error ? error.message : String(error)}`;
+    }
+    if (performance.now() >= end) {
+      const what = options.what ?? "the condition";
+      throw new Error(`waited ${deadlineMs} ms in vain for ${what}; ${last}`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
+  }
+}
+
+const portsGiven = new Set<number>();
+
+/**
+ * A TCP port of 127.0.0.1 that nobody listens on, below the kernel's range for outgoing
+ * connections. Drawn at random, so that test files running side by side do not meet.
+ */
+export async function freePort(): Promise<number> {
+  for (let tries = 0; tries < 200; tries++) {
+    const port = 20_000 + Math.floor(Math.random() * 12_000);
+    if (portsGiven.has(port) || !(await canListen(port))) continue;
+    portsGiven.add(port);
+    return port;
+  }
+  throw new Error("no free port found between 20000 and 32000");
+}
+
+function canListen(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+  });
+}
+
+export type ProcessOptions = {
+  readonly name: string;
+  readonly argv: readonly [string, ...string[]];
+  readonly cwd: string;
+  readonly env?: Readonly<Record<string, string>> | undefined;
+  readonly owner?: Owner | undefined;
+  /** stdout and stderr are appended to it. */
+  readonly logPath: string;
+};
+
+/** A server started by a test. Its output goes to a file, so nothing blocks when nobody reads. */
+export class ServerProcess {
+  readonly name: string;
+  readonly logPath: string;
+  /** Resolves when the process is gone, with "exit N" or "signal NAME". */
+  readonly ended: Promise<string>;
+  readonly #child: ChildProcess;
+  #end: string | undefined;
+
+  private constructor(options: ProcessOptions, child: ChildProcess) {
+    this.name = options.name;
+    this.logPath = options.logPath;
+    this.#child = child;
+    this.ended = new Promise((resolve) => {
+      const finish = (end: string) => {
+        this.#end = end;
+        resolve(end);
+      };
+      child.once("error", (error) => finish(`could not start: ${error.message}`));
+      child.once("exit", (code, signal) => finish(signal ? `signal ${signal}` : `exit ${code}`));
+    });
+  }
+
+  static start(options: ProcessOptions): ServerProcess {
+    const log = openSync(options.logPath, "a");
+    const [program, ...args] = options.argv;
+    const child = spawn(program, args, {
+      cwd: options.cwd,
+      env: { PATH: searchPath, HOME: options.cwd, LANG: "C", ...options.env },
+      stdio: ["ignore", log, log],
+      // Its own process group: Ctrl-C at the terminal reaches us alone, and we stop it in order.
+      detached: true,
+      ...(options.owner === undefined ? {} : runsAs(options.owner)),
+    });
+    closeSync(log);
+    return new ServerProcess(options, child);
+  }
+
+  get pid(): number {
+    const pid = this.#child.pid;
+    if (pid === undefined) throw new Error(`${this.name} could not be started`);
+    return pid;
+  }
+
+  /** How it ended; undefined while it runs. */
+  get end(): string | undefined {
+    return this.#end;
+  }
+
+  get running(): boolean {
+    return this.#end === undefined;
+  }
+
+  log(): string {
+    return existsSync(this.logPath) ? readFileSync(this.logPath, "utf8") : "";
+  }
+
+  /** Nothing happens when it is gone already. */
+  signal(signal: NodeJS.Signals): void {
+    if (this.running) this.#child.kill(signal);
+  }
+
+  /** Signals, then waits for the end; past the deadline it is killed and this rejects. */
+  async stop(signal: NodeJS.Signals, deadlineMs = 20_000): Promise<string> {
+    this.signal(signal);
+    try {
+      await eventually(
+        () => this.#end,
+        (end) => end !== undefined,
+        { deadlineMs, what: `${this.name} to end after ${signal}` },
+      );
+    } catch (error) {
+      this.signal("SIGKILL");
+      throw new Error(`${String(error)}\n${tail(this.log())}`);
+    }
+    return this.ended;
+  }
+
+  /** Probes until it answers; a process that ends first is an error with the tail of its log. */
+  async untilReady(probe: () => Promise<boolean>, deadlineMs = 30_000): Promise<void> {
+    const answer = async () => (this.running ? await probe() : true);
+    try {
+      await eventually(answer, Boolean, { deadlineMs, what: `${this.name} to answer` });
+    } catch (error) {
+      throw new Error(`${String(error)}\n${tail(this.log())}`);
+    }
+    if (!this.running) throw new Error(`${this.name} ended (${this.#end}):\n${tail(this.log())}`);
+  }
+}
+
+/** The process and all below it, by Linux's /proc; elsewhere the process alone. */
+export function processTree(pid: number): number[] {
+  const parents = new Map<number, number>();
+  for (const name of existsSync("/proc") ? readdirSync("/proc") : []) {
+    const parent = /^\d+$/.test(name) ? parentOf(Number(name)) : undefined;
+    if (parent !== undefined) parents.set(Number(name), parent);
+  }
+  const tree = [pid];
+  for (const member of tree) {
+    for (const [child, parent] of parents) if (parent === member) tree.push(child);
+  }
+  return tree;
+}
+
+function parentOf(pid: number): number | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    // The name in parentheses may hold anything, so fields are counted from its end.
+    return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]);
+  } catch {
+    return undefined; // it ended while we looked
+  }
+}
+
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+export const tail = (text: string, lines = 40): string => text.split("\n").slice(-lines).join("\n");
+
+export type CommandResult = {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly stdout: string;
+  readonly stderr: string;
+};
+
+export type CommandOptions = {
+  readonly cwd?: string;
+  readonly env?: Readonly<Record<string, string>>;
+  readonly stdin?: string;
+  readonly owner?: Owner;
+  /** Default 60 000; the command is then killed, which shows as `signal`. */
+  readonly deadlineMs?: number;
+  /** Called once with the running command, e.g. to send it a signal when a fact is seen. */
+  readonly onStart?: (child: ChildProcess) => void;
+};
+
+/** Runs a command to its end. A failing command is a result and not an exception. */
+export function runCommand(
+  argv: readonly [string, ...string[]],
+  options: CommandOptions = {},
+): Promise<CommandResult> {
+  const [program, ...args] = argv;
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, {
+      cwd: options.cwd ?? tmpdir(),
+      env: { PATH: searchPath, LANG: "C", HOME: tmpdir(), ...options.env },
+      stdio: ["pipe", "pipe", "pipe"],
+      ...(options.owner === undefined ? {} : runsAs(options.owner)),
+    });
+    const killer = setTimeout(() => child.kill("SIGKILL"), options.deadlineMs ?? 60_000);
+    const stdout: Buffer[] = [];
+    const stderr: Buffer[] = [];
+    child.stdout.on("data", (chunk: Buffer) => stdout.push(chunk));
+    child.stderr.on("data", (chunk: Buffer) => stderr.push(chunk));
+    child.once("error", (error) => {
+      clearTimeout(killer);
+      reject(error);
+    });
+    child.once("close", (code, signal) => {
+      clearTimeout(killer);
+      const text = (chunks: Buffer[]) => Buffer.concat(chunks).toString("utf8");
+      resolve({ code, signal, stdout: text(stdout), stderr: text(stderr) });
+    });
+    child.stdin.on("error", () => undefined); // it may end without reading its input
+    child.stdin.end(options.stdin ?? "");
+    options.onStart?.(child);
+  });
+}
+
+/** Runs a command that must succeed, and returns what it printed. */
+export async function mustRun(
+  argv: readonly [string, ...string[]],
+  options: CommandOptions = {},
+): Promise<string> {
+  const result = await runCommand(argv, options);
+  if (result.code === 0) return result.stdout;
+  const how = result.signal ? `was killed by ${result.signal}` : `exited with ${result.code}`;
+  throw new Error(`${argv.join(" ")} ${how}:\n${result.stdout}${result.stderr}`);
+}
+
+const openScopes = new Set<Scope>();
+let watchesExit = false;
+
+/** Owns a temporary directory and whatever was started in it. */
+export class Scope {
+  /** Readable by all (servers run as another user when we are root); its files need not be. */
+  readonly dir: string;
+  readonly owner: Owner;
+  readonly #processes: ServerProcess[] = [];
+  readonly #undo: (() => Promise<void> | void)[] = [];
+
+  constructor() {
+    this.owner = serverOwner();
+    this.dir = mkdtempSync(join(tmpdir(), "pgpool-test-"));
+    chmodSync(this.dir, 0o755);
+    openScopes.add(this);
+    watchExit();
+  }
+
+  /** A new directory inside `dir`, belonging to the owner of the servers. */
+  makeDir(name: string, mode = 0o755): string {
+    const path = join(this.dir, name);
+    mkdirSync(path, { recursive: true, mode });
+    chmodSync(path, mode);
+    this.giveToOwner(path);
+    return path;
+  }
+
+  giveToOwner(path: string): void {
+    if (userInfo().uid === 0) chownSync(path, this.owner.uid, this.owner.gid);
+  }
+
+  start(options: Omit<ProcessOptions, "cwd"> & { readonly cwd?: string }): ServerProcess {
+    const started = ServerProcess.start({ cwd: this.dir, ...options });
+    this.#processes.push(started);
+    return started;
+  }
+
+  /** Runs at the end, the latest first. */
+  defer(undo: () => Promise<void> | void): void {
+    this.#undo.push(undo);
+  }
+
+  async close(): Promise<void> {
+    if (!openScopes.delete(this)) return;
+    const failures: unknown[] = [];
+    for (const undo of this.#undo.reverse()) {
+      try {
+        await undo();
+      } catch (error) {
+        failures.push(error);
+      }
+    }
+    // Latest first: a proxy goes before its servers, so that it does not log their loss.
+    for (const started of this.#processes.reverse()) {
+      if (!started.running) continue;
+      started.signal("SIGCONT");
+      await started.stop("SIGQUIT").catch((error: unknown) => failures.push(error));
+    }
+    rmSync(this.dir, { recursive: true, force: true, maxRetries: 20 });
+    if (failures.length > 0) throw new AggregateError(failures, "the test did not end cleanly");
+  }
+
+  /** The way out that cannot wait: for the process's own end. */
+  abandon(): void {
+    openScopes.delete(this);
+    for (const started of this.#processes.reverse()) {
+      started.signal("SIGCONT");
+      started.signal("SIGQUIT");
+    }
+    rmSync(this.dir, { recursive: true, force: true, maxRetries: 20 });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+function watchExit(): void {
+  if (watchesExit) return;
+  watchesExit = true;
+  const abandonAll = () => {
+    for (const scope of openScopes) scope.abandon();
+  };
+  process.once("exit", abandonAll);
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    process.once(signal, () => {
+      abandonAll();
+      process.exit(1);
+    });
+  }
+}

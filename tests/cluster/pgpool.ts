@@ -1,0 +1,263 @@
+/**
+ * A proxy under test, started as a user would start it: our compiled binary, the real Pgpool-II or
+ * PgBouncer, from a configuration made of an object.
+ */
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import {
+  eventually,
+  findProgram,
+  freePort,
+  isExecutable,
+  repositoryRoot,
+  type Scope,
+  type ServerProcess,
+} from "./machine.ts";
+import { superuser } from "./postgres.ts";
+import { RawClient, type Target } from "./raw_client.ts";
+
+export type Program =
+  | { readonly kind: "ours"; readonly path: string }
+  | { readonly kind: "pgpool2"; readonly path: string };
+
+/** The binary made by `npm run build`; undefined before the first build. */
+export function ourBinary(): Program | undefined {
+  const path = join(repositoryRoot, "dist/pgpool");
+  return isExecutable(path) ? { kind: "ours", path } : undefined;
+}
+
+/** The original, where the package pgpool2 is installed. */
+export function originalPgpool(): Program | undefined {
+  const path = findProgram("pgpool");
+  return path === undefined ? undefined : { kind: "pgpool2", path };
+}
+
+export type Backend = { readonly host: string; readonly port: number; readonly weight?: number };
+export type ConfigValue = string | number | boolean;
+
+export type PgpoolOptions = {
+  /** Default: our binary. */
+  readonly program?: Program | undefined;
+  readonly backends: readonly Backend[];
+  /** Parameters over the harness's own. */
+  readonly config?: Readonly<Record<string, ConfigValue>>;
+  /** Lines of pool_hba.conf; giving them turns enable_pool_hba on. */
+  readonly hba?: readonly string[];
+  /** Lines of pool_passwd, such as `alice:TEXTsecret`. */
+  readonly passwd?: readonly string[];
+  readonly pcpUsers?: readonly string[];
+  /** First line of the key file for AES entries. */
+  readonly key?: string;
+  readonly args?: readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
+  /** Environment and files only: do not start. */
+  readonly startLater?: boolean;
+};
+
+export type ShowRow = Readonly<Record<string, string>>;
+
+export class Pgpool {
+  readonly host = "127.0.0.1";
+  readonly port: number;
+  readonly pcpPort: number;
+  /** Holds pgpool.conf and what belongs beside it, the log, the sockets and pgpool_status. */
+  readonly dir: string;
+  readonly program: Program;
+  readonly #scope: Scope;
+  readonly #options: PgpoolOptions;
+  #process: ServerProcess | undefined;
+
+  private constructor(scope: Scope, program: Program, options: PgpoolOptions, ports: number[]) {
+    this.#scope = scope;
+    this.#options = options;
+    this.program = program;
+    [this.port = 0, this.pcpPort = 0] = ports;
+    this.dir = scope.makeDir(`pgpool-${this.port}`);
+  }
+
+  /** Writes the files and, unless told otherwise, starts it and waits until it listens. */
+  static async create(scope: Scope, options: PgpoolOptions): Promise<Pgpool> {
+    const program = options.program ?? ourBinary();
+    if (program === undefined) throw new Error("dist/pgpool is missing: run npm run build first");
+    const pgpool = new Pgpool(scope, program, options, [await freePort(), await freePort()]);
+    pgpool.writeFiles();
+    if (options.startLater !== true) await pgpool.start();
+    return pgpool;
+  }
+
+  get configPath(): string {
+    return join(this.dir, "pgpool.conf");
+  }
+
+  get tcp(): Target {
+    return { host: this.host, port: this.port };
+  }
+
+  get socketPath(): string {
+    return join(this.dir, `.s.PGSQL.${this.port}`);
+  }
+
+  get pid(): number {
+    if (this.#process === undefined) throw new Error("pgpool was never started");
+    return this.#process.pid;
+  }
+
+  /** Undefined while it runs, else how it ended, such as "exit 0". */
+  get end(): string | undefined {
+    return this.#process?.end;
+  }
+
+  /** Environment for libpq programs that go through this proxy. */
+  get env(): Record<string, string> {
+    return { PGHOST: this.host, PGPORT: String(this.port), PGUSER: superuser, PGDATABASE: "test" };
+  }
+
+  /** Writes all files anew, with `changes` over the parameters: for reload and restart. */
+  writeFiles(changes: Readonly<Record<string, ConfigValue>> = {}): void {
+    const { hba, passwd, pcpUsers, key, config } = this.#options;
+    const write = (name: string, lines: readonly string[] = [], mode = 0o644) =>
+      writeFileSync(join(this.dir, name), lines.map((line) => `${line}\n`).join(""), { mode });
+    write("pgpool.conf", renderConfig({ ...this.#defaults(), ...config, ...changes }));
+    write("pool_hba.conf", hba ?? ["local all all trust", "host all all 127.0.0.1/32 trust"]);
+    write("pool_passwd", passwd, 0o600);
+    write("pcp.conf", pcpUsers, 0o600);
+    if (key !== undefined) write(".pgpoolkey", [key], 0o600);
+  }
+
+  #defaults(): Record<string, ConfigValue> {
+    const original = this.program.kind === "pgpool2";
+    const defaults: Record<string, ConfigValue> = {
+      backend_clustering_mode: "streaming_replication",
+      listen_addresses: this.host,
+      port: this.port,
+      pcp_port: this.pcpPort,
+      pcp_listen_addresses: this.host,
+      pcp_socket_dir: this.dir,
+      // Named differently before 4.4, which is what Debian has.
+      [original ? "socket_dir" : "unix_socket_directories"]: this.dir,
+      [original ? "logdir" : "work_dir"]: this.dir,
+      pid_file_name: join(this.dir, "pgpool.pid"),
+      pool_passwd: "pool_passwd",
+      enable_pool_hba: this.#options.hba !== undefined,
+      sr_check_user: superuser,
+      sr_check_database: "postgres",
+      sr_check_period: 1,
+      health_check_period: 0,
+      failover_on_backend_error: false,
+    };
+    for (const [i, { host, port, weight }] of this.#options.backends.entries()) {
+      defaults[`backend_hostname${i}`] = host;
+      defaults[`backend_port${i}`] = port;
+      defaults[`backend_weight${i}`] = weight ?? 1;
+      defaults[`backend_flag${i}`] = "DISALLOW_TO_FAILOVER";
+    }
+    return defaults;
+  }
+
+  /** The command line, for tests that start the program by themselves. */
+  get argv(): [string, ...string[]] {
+    const file = (name: string) => join(this.dir, name);
+    return [
+      this.program.path,
+      ...["-n", "-f", this.configPath, "-F", file("pcp.conf"), "-a", file("pool_hba.conf")],
+      ...(this.#options.key === undefined ? [] : ["-k", file(".pgpoolkey")]),
+      ...(this.#options.args ?? []),
+    ];
+  }
+
+  /** Starts in the foreground and waits for the port; an early end is an error with its log. */
+  async start(): Promise<void> {
+    const started = this.#scope.start({
+      name: `${this.program.kind} on ${this.port}`,
+      argv: this.argv,
+      logPath: join(this.dir, "pgpool.log"),
+      env: this.#options.env,
+    });
+    this.#process = started;
+    await started.untilReady(async () => {
+      const client = await RawClient.connect(this.tcp);
+      client.destroy();
+      return true;
+    });
+  }
+
+  /** Waits until a client can run a query, and not just connect. */
+  async untilServing(database = "test"): Promise<void> {
+    await eventually(() => this.sql("SELECT 1", database), undefined, {
+      deadlineMs: 30_000,
+      what: "a query through pgpool",
+    });
+  }
+
+  /** Signals as `pgpool -m MODE stop` does and waits for the end: "exit 0" when all is well. */
+  async stop(mode: "smart" | "fast" | "immediate" = "fast"): Promise<string> {
+    const signals = { smart: "SIGTERM", fast: "SIGINT", immediate: "SIGQUIT" } as const;
+    return (await this.#process?.stop(signals[mode])) ?? "never started";
+  }
+
+  async kill(): Promise<void> {
+    await this.#process?.stop("SIGKILL");
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    this.#process?.signal(signal);
+  }
+
+  /** Rewrites pgpool.conf and asks for a reload; wait for its effect with `eventually`. */
+  reload(changes: Readonly<Record<string, ConfigValue>> = {}): void {
+    this.writeFiles(changes);
+    this.signal("SIGHUP");
+  }
+
+  log(): string {
+    return this.#process?.log() ?? "";
+  }
+
+  /** Waits until the log says so; returns the match. */
+  async logged(pattern: RegExp, deadlineMs = 10_000): Promise<RegExpExecArray> {
+    const found = await eventually(
+      () => pattern.exec(this.log()),
+      (match) => match !== null,
+      { deadlineMs, what: `${pattern} in the log` },
+    );
+    if (found === null) throw new Error("unreachable: eventually returned what it refuses");
+    return found;
+  }
+
+  status(): string {
+    const path = join(this.dir, "pgpool_status");
+    return existsSync(path) ? readFileSync(path, "utf8") : "";
+  }
+
+  /** One connection, the statements of `text` as one simple query, the rows as text. */
+  async sql(
+    text: string,
+    database = "test",
+    user = superuser,
+  ): Promise<Record<string, string | null>[]> {
+    const client = await RawClient.login(this.tcp, { user, database });
+    try {
+      const rows = await client.rows(text);
+      await client.terminate();
+      return rows;
+    } finally {
+      client.destroy();
+    }
+  }
+
+  /** `show("pool_nodes")`: one record a row. SHOW answers in text and never with NULL. */
+  async show(name: string, database = "test"): Promise<ShowRow[]> {
+    const rows = await this.sql(`SHOW ${name}`, database);
+    return rows.map((row) =>
+      Object.fromEntries(Object.entries(row).map(([column, value]) => [column, value ?? ""])),
+    );
+  }
+}
+
+function renderConfig(config: Readonly<Record<string, ConfigValue>>): string[] {
+  return Object.entries(config).map(([name, value]) => {
+    if (typeof value === "boolean") return `${name} = ${value ? "on" : "off"}`;
+    if (typeof value === "number") return `${name} = ${value}`;
+    return `${name} = '${value.replaceAll("\\", "\\\\").replaceAll("'", "\\'")}'`;
+  });
+}

@@ -1,0 +1,405 @@
+/**
+ * A PostgreSQL client in the raw: sends any bytes, shows each message as it came. Written apart
+ * from core/wire on purpose, so that a mistake there is not repeated here.
+ */
+import { createHash, createHmac, pbkdf2Sync, randomBytes } from "node:crypto";
+import { connect as netConnect, type Socket } from "node:net";
+import { connect as tlsConnect } from "node:tls";
+
+export type RawFrame = { readonly type: string; readonly body: Buffer };
+
+/** Fields of an ErrorResponse or NoticeResponse by their letter: S severity, C SQLSTATE, M text. */
+export type ErrorFields = {
+  readonly [letter in
+    | "S"
+    | "V"
+    | "C"
+    | "M"
+    | "D"
+    | "H"
+    | "P"
+    | "q"
+    | "W"
+    | "F"
+    | "L"
+    | "R"]?: string;
+};
+
+export type QueryResult = {
+  readonly columns: readonly string[];
+  readonly rows: readonly (readonly (string | null)[])[];
+  readonly tags: readonly string[];
+  readonly errors: readonly ErrorFields[];
+  readonly notices: readonly ErrorFields[];
+  /** Transaction status of the ReadyForQuery; undefined when the connection ended instead. */
+  readonly status: string | undefined;
+};
+
+export type LoginResult = {
+  readonly error: ErrorFields | undefined;
+  readonly parameters: ReadonlyMap<string, string>;
+  readonly key: { readonly pid: number; readonly secret: Buffer } | undefined;
+  /** Types of all messages received, e.g. "RSSSKZ". */
+  readonly sequence: string;
+};
+
+export type Target = { readonly host: string; readonly port: number } | { readonly path: string };
+
+export type Login = {
+  readonly user: string;
+  readonly database?: string;
+  readonly password?: string;
+  /** Further start-up parameters. */
+  readonly parameters?: Readonly<Record<string, string>>;
+  /** Default 3.0. */
+  readonly version?: number;
+};
+
+export const protocolVersion = (major: number, minor: number): number => (major << 16) | minor;
+export const sslRequest: Buffer = int32s(8, 80877103);
+
+export function int32s(...values: number[]): Buffer {
+  const bytes = Buffer.alloc(values.length * 4);
+  values.forEach((value, i) => {
+    bytes.writeUInt32BE(value >>> 0, i * 4);
+  });
+  return bytes;
+}
+
+export const cString = (text: string): Buffer => Buffer.from(`${text}\0`, "utf8");
+
+/** A typed message with a true length. */
+export function frame(type: string, ...parts: Uint8Array[]): Buffer {
+  const body = Buffer.concat(parts);
+  return Buffer.concat([Buffer.from(type, "latin1"), int32s(body.length + 4), body]);
+}
+
+export function startupPacket(
+  parameters: Readonly<Record<string, string>>,
+  version = protocolVersion(3, 0),
+): Buffer {
+  const pairs = Object.entries(parameters).flatMap(([name, value]) => [
+    cString(name),
+    cString(value),
+  ]);
+  const body = Buffer.concat([int32s(version), ...pairs, Buffer.from([0])]);
+  return Buffer.concat([int32s(body.length + 4), body]);
+}
+
+export function cancelRequest(pid: number, secret: Uint8Array): Buffer {
+  return Buffer.concat([int32s(12 + secret.length, 80877102, pid), secret]);
+}
+
+/** The fields of an `E` or `N` body. */
+export function errorFields(body: Buffer): ErrorFields {
+  const fields: Record<string, string> = {};
+  for (const field of body.toString("utf8").split("\0")) {
+    if (field.length > 0) fields[field.slice(0, 1)] = field.slice(1);
+  }
+  return fields;
+}
+
+export class RawClient {
+  readonly #deadlineMs: number;
+  #socket: Socket;
+  #received: Buffer = Buffer.alloc(0);
+  #ended = false;
+  #wake: () => void = () => undefined;
+
+  private constructor(socket: Socket, deadlineMs: number) {
+    this.#deadlineMs = deadlineMs;
+    this.#socket = socket;
+    this.#listen(socket);
+  }
+
+  /** Every wait of this client is bounded by `deadlineMs`. */
+  static async connect(target: Target, deadlineMs = 10_000): Promise<RawClient> {
+    const socket =
+      "path" in target ? netConnect(target.path) : netConnect(target.port, target.host);
+    await new Promise<void>((resolve, reject) => {
+      socket.once("connect", () => resolve());
+      socket.once("error", reject);
+    });
+    return new RawClient(socket, deadlineMs);
+  }
+
+  /** Connects and logs in; an error in the login is thrown. */
+  static async login(target: Target, login: Login, deadlineMs = 10_000): Promise<RawClient> {
+    const client = await RawClient.connect(target, deadlineMs);
+    const { error } = await client.login(login);
+    if (error === undefined) return client;
+    client.destroy();
+    throw new Error(`${error.S} ${error.C}: ${error.M} ${error.D ?? ""}`);
+  }
+
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  send(...bytes: Uint8Array[]): void {
+    this.#socket.write(Buffer.concat(bytes));
+  }
+
+  /** The server's next message; undefined once it has closed the connection. */
+  async next(): Promise<RawFrame | undefined> {
+    const whole = () => {
+      if (this.#received.length < 5) return undefined;
+      const size = 1 + this.#received.readUInt32BE(1);
+      return this.#received.length < size ? undefined : size;
+    };
+    await this.#until(() => whole() !== undefined, "a message");
+    const size = whole();
+    if (size === undefined) return undefined;
+    const bytes = this.#take(size);
+    return { type: bytes.toString("latin1", 0, 1), body: bytes.subarray(5) };
+  }
+
+  /** Messages up to and including the first of these types, or up to the end of the connection. */
+  async until(...types: string[]): Promise<RawFrame[]> {
+    const frames: RawFrame[] = [];
+    for (;;) {
+      const received = await this.next();
+      if (received === undefined) return frames;
+      frames.push(received);
+      if (types.includes(received.type)) return frames;
+    }
+  }
+
+  /** Exactly this many bytes (fewer if the connection ends), for answers that are no message. */
+  async bytes(count: number): Promise<Buffer> {
+    await this.#until(() => this.#received.length >= count, `${count} bytes`);
+    return this.#take(Math.min(count, this.#received.length));
+  }
+
+  /** Waits for the server to close, and returns all it sent before. */
+  async closed(): Promise<RawFrame[]> {
+    const frames = await this.until();
+    return frames;
+  }
+
+  /** Asks for TLS; "S" means that the connection is encrypted from now on. */
+  async requestTls(): Promise<string> {
+    this.send(sslRequest);
+    const answer = (await this.bytes(1)).toString("latin1");
+    if (answer === "S") await this.upgrade();
+    return answer;
+  }
+
+  async upgrade(): Promise<void> {
+    const plain = this.#socket;
+    plain.removeAllListeners();
+    const secure = tlsConnect({ socket: plain, rejectUnauthorized: false });
+    await new Promise<void>((resolve, reject) => {
+      secure.once("secureConnect", () => resolve());
+      secure.once("error", reject);
+    });
+    this.#socket = secure;
+    this.#listen(secure);
+  }
+
+  /** The whole dialogue from the start-up packet to ReadyForQuery or to the error. */
+  async login(login: Login): Promise<LoginResult> {
+    const database = login.database ?? login.user;
+    this.send(startupPacket({ user: login.user, database, ...login.parameters }, login.version));
+    const parameters = new Map<string, string>();
+    let key: LoginResult["key"];
+    let scram: ScramClient | undefined;
+    let sequence = "";
+    for (;;) {
+      const received = await this.next();
+      if (received === undefined) return { error: { M: "closed" }, parameters, key, sequence };
+      sequence += received.type;
+      const { body } = received;
+      if (received.type === "R") scram = this.#authenticate(body, login, scram);
+      else if (received.type === "S") {
+        const [name = "", value = ""] = body.toString("utf8").split("\0");
+        parameters.set(name, value);
+      } else if (received.type === "K")
+        key = { pid: body.readUInt32BE(0), secret: body.subarray(4) };
+      else if (received.type === "E")
+        return { error: errorFields(body), parameters, key, sequence };
+      else if (received.type === "Z") return { error: undefined, parameters, key, sequence };
+    }
+  }
+
+  #authenticate(body: Buffer, login: Login, scram?: ScramClient): ScramClient | undefined {
+    const password = login.password ?? "";
+    const rest = body.subarray(4);
+    switch (body.readUInt32BE(0)) {
+      case 3:
+        this.send(frame("p", cString(password)));
+        return undefined;
+      case 5:
+        this.send(frame("p", cString(md5Response(login.user, password, rest))));
+        return undefined;
+      case 10: {
+        const client = new ScramClient(password);
+        const first = Buffer.from(client.first());
+        this.send(frame("p", cString("SCRAM-SHA-256"), int32s(first.length), first));
+        return client;
+      }
+      case 11:
+        this.send(frame("p", Buffer.from(scram?.final(rest.toString("utf8")) ?? "")));
+        return scram;
+      default: // 0 is AuthenticationOk, 12 the server's proof: nothing to answer
+        return scram;
+    }
+  }
+
+  /** A simple query with all its answers. */
+  async query(sql: string): Promise<QueryResult> {
+    this.send(frame("Q", cString(sql)));
+    return gatherResult(await this.until("Z"));
+  }
+
+  /** A simple query that must succeed, as objects by column name. */
+  async rows(sql: string): Promise<Record<string, string | null>[]> {
+    const result = await this.query(sql);
+    const error = result.errors[0];
+    if (error !== undefined) throw new Error(`${error.C} ${error.M} in: ${sql}`);
+    if (result.status === undefined) throw new Error(`the connection ended during: ${sql}`);
+    return result.rows.map((row) =>
+      Object.fromEntries(result.columns.map((column, i) => [column, row[i] ?? null])),
+    );
+  }
+
+  /** Says goodbye and waits for the server to close. */
+  async terminate(): Promise<void> {
+    this.send(frame("X"));
+    await this.closed();
+  }
+
+  /** Stops reading, as a client does that hangs: the kernel's buffers fill up. */
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#socket.resume();
+  }
+
+  /** Vanishes without a goodbye. */
+  destroy(): void {
+    this.#socket.destroy();
+    this.#ended = true;
+  }
+
+  #listen(socket: Socket): void {
+    socket.on("data", (chunk: Buffer) => {
+      this.#received = this.#received.length === 0 ? chunk : Buffer.concat([this.#received, chunk]);
+      this.#wake();
+    });
+    const end = () => {
+      this.#ended = true;
+      this.#wake();
+    };
+    socket.on("end", end);
+    socket.on("close", end);
+    socket.on("error", end); // a reset is an end as well; what was received before still counts
+  }
+
+  #take(count: number): Buffer {
+    const bytes = this.#received.subarray(0, count);
+    this.#received = this.#received.subarray(count);
+    return bytes;
+  }
+
+  async #until(holds: () => boolean, what: string): Promise<void> {
+    if (holds() || this.#ended) return;
+    await new Promise<void>((resolve, reject) => {
+      const seen = () => this.#received.subarray(0, 200).toString("latin1");
+      const timer = setTimeout(
+        () => reject(new Error(`no ${what} within ${this.#deadlineMs} ms; so far: ${seen()}`)),
+        this.#deadlineMs,
+      );
+      this.#wake = () => {
+        if (!holds() && !this.#ended) return;
+        clearTimeout(timer);
+        this.#wake = () => undefined;
+        resolve();
+      };
+    });
+  }
+}
+
+/** Sorts the messages of one query into rows, tags, errors and notices. */
+export function gatherResult(frames: readonly RawFrame[]): QueryResult {
+  const result = {
+    columns: [] as string[],
+    rows: [] as (string | null)[][],
+    tags: [] as string[],
+    errors: [] as ErrorFields[],
+    notices: [] as ErrorFields[],
+    status: undefined as string | undefined,
+  };
+  for (const { type, body } of frames) {
+    if (type === "T") result.columns = columnNames(body);
+    else if (type === "D") result.rows.push(dataRow(body));
+    else if (type === "C") result.tags.push(body.toString("utf8", 0, body.length - 1));
+    else if (type === "E") result.errors.push(errorFields(body));
+    else if (type === "N") result.notices.push(errorFields(body));
+    else if (type === "Z") result.status = body.toString("latin1", 0, 1);
+  }
+  return result;
+}
+
+function columnNames(body: Buffer): string[] {
+  const names: string[] = [];
+  let at = 2;
+  for (let i = body.readUInt16BE(0); i > 0; i--) {
+    const end = body.indexOf(0, at);
+    names.push(body.toString("utf8", at, end));
+    at = end + 19;
+  }
+  return names;
+}
+
+function dataRow(body: Buffer): (string | null)[] {
+  const values: (string | null)[] = [];
+  let at = 2;
+  for (let i = body.readUInt16BE(0); i > 0; i--) {
+    const size = body.readInt32BE(at);
+    at += 4;
+    values.push(size < 0 ? null : body.toString("utf8", at, at + size));
+    at += Math.max(size, 0);
+  }
+  return values;
+}
+
+const md5 = (...parts: (string | Uint8Array)[]): string => {
+  const hash = createHash("md5");
+  for (const part of parts) hash.update(part);
+  return hash.digest("hex");
+};
+
+/** What a client answers to AuthenticationMD5Password. */
+export function md5Response(user: string, password: string, salt: Uint8Array): string {
+  return `md5${md5(md5(password, user), salt)}`;
+}
+
+/** The client's half of SCRAM-SHA-256 (RFC 5802), without channel binding. */
+class ScramClient {
+  readonly #password: string;
+  readonly #firstBare = `n=,r=${randomBytes(18).toString("base64")}`;
+
+  constructor(password: string) {
+    this.#password = password;
+  }
+
+  first(): string {
+    return `n,,${this.#firstBare}`;
+  }
+
+  final(serverFirst: string): string {
+    const attributes = new Map(serverFirst.split(",").map((a) => [a.slice(0, 1), a.slice(2)]));
+    const salt = Buffer.from(attributes.get("s") ?? "", "base64");
+    const salted = pbkdf2Sync(this.#password, salt, Number(attributes.get("i")), 32, "sha256");
+    const hmac = (key: Uint8Array, text: string) => createHmac("sha256", key).update(text).digest();
+    const clientKey = hmac(salted, "Client Key");
+    const storedKey = createHash("sha256").update(clientKey).digest();
+    const withoutProof = `c=biws,r=${attributes.get("r")}`;
+    const signature = hmac(storedKey, `${this.#firstBare},${serverFirst},${withoutProof}`);
+    const proof = clientKey.map((byte, i) => byte ^ (signature[i] ?? 0));
+    return `${withoutProof},p=${Buffer.from(proof).toString("base64")}`;
+  }
+}
