@@ -20,6 +20,7 @@ import {
   mustRun,
   processTree,
   repositoryRoot,
+  runCommand,
   type Scope,
   type ServerProcess,
 } from "./machine.ts";
@@ -85,6 +86,22 @@ function linkLibraries(native: string): void {
   }
 }
 
+/**
+ * As root we run the servers as somebody else, who may not look into the folder of this repository
+ * (a home directory, say): then the npm package is copied to where the test lives.
+ */
+async function reachable(scope: Scope, install: PostgresInstall): Promise<PostgresInstall> {
+  const program = join(install.bin, "postgres");
+  if ((await runCommand(["test", "-x", program], { owner: scope.owner })).code === 0)
+    return install;
+  const copy = join(scope.dir, "postgres");
+  if (!existsSync(copy)) {
+    await mustRun(["cp", "-a", dirname(install.bin), copy]);
+    await mustRun(["chmod", "-R", "go+rX", copy]);
+  }
+  return { ...install, bin: join(copy, "bin") };
+}
+
 async function majorOf(bin: string): Promise<number> {
   const version = await mustRun([join(bin, "postgres"), "--version"]);
   return Number(/\(PostgreSQL\) (\d+)/.exec(version)?.[1]);
@@ -127,8 +144,9 @@ export class Postgres {
 
   /** Makes a new cluster and starts it. */
   static async create(scope: Scope, options: PostgresOptions = {}): Promise<Postgres> {
-    const install = options.install ?? (await findPostgres());
-    if (install === undefined) throw new Error("PostgreSQL is not installed");
+    const found = options.install ?? (await findPostgres());
+    if (found === undefined) throw new Error("PostgreSQL is not installed");
+    const install = await reachable(scope, found);
     scope.giveToOwner(scope.dir);
     const server = new Postgres(scope, install, await freePort());
     await mustRun(

@@ -1,0 +1,217 @@
+/**
+ * The gate every change passes: `bun tests/gate.ts ok|cluster|interop|all [filter…]`, the filters
+ * being parts of test file names. Prints a line as each step ends and, last of all, the sums.
+ *
+ *   ok       format, lint, types, unit tests, fuzz smoke: under a minute
+ *   cluster  build, then the tests with real PostgreSQL servers
+ *   interop  build, then the tests with real clients
+ *   all      ok, build, Deno's check of the sources, runtime checks, cluster, interop
+ *
+ * With CI=true a skipped test is a failure: there everything must be installed.
+ */
+import { spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { delimiter, join } from "node:path";
+import { failure, readReport, type StepResult, sums, type Tally } from "./report.ts";
+
+type Step = { readonly name: string; readonly run: () => Promise<StepResult> };
+
+const root = join(import.meta.dirname, "..");
+const bin = join(root, "node_modules/.bin");
+const { CI, PATH = "" } = process.env;
+const mustNotSkip = CI === "true";
+const [target = "ok", ...filters] = process.argv.slice(2);
+
+async function main(): Promise<number> {
+  const steps = stepsOf(target);
+  if (steps !== undefined) return await runAll(steps);
+  console.error("usage: gate.ts ok|cluster|interop|all [part of a test file's name]...");
+  return 2;
+}
+
+function stepsOf(name: string): Step[] | undefined {
+  const ok = [
+    tool("format and lint", ["biome", "check", "."]),
+    tool("types", ["tsc", "-p", "."]),
+    tests("unit", (folder) => !["cluster", "interop", "runtime"].includes(folder), 10),
+    tool("fuzz smoke", ["bun", "tests/fuzz/fuzz.ts", "smoke"]),
+  ];
+  const build = tool("build", ["bun", "build.ts"]);
+  const cluster = tests("cluster", (folder) => folder === "cluster", 120);
+  const interop = tests("interop", (folder) => folder === "interop", 120);
+  switch (name) {
+    case "ok":
+      return ok;
+    case "cluster":
+      return [build, cluster];
+    case "interop":
+      return [build, interop];
+    case "all":
+      return [...ok, build, denoCheck(), ...runtimeChecks(), cluster, interop];
+    default:
+      return undefined;
+  }
+}
+
+async function runAll(todo: readonly Step[]): Promise<number> {
+  const sum = { passed: 0, failed: 0, skipped: 0 };
+  const lines: string[] = [];
+  for (const step of todo) {
+    console.log(`… ${step.name}`);
+    const start = performance.now();
+    const result = await step.run();
+    const seconds = ((performance.now() - start) / 1000).toFixed(1);
+    const mark = result.failed > 0 ? "✗" : "✓";
+    const line = `${mark} ${step.name}: ${sums(result)} (${seconds} s)`;
+    for (const text of [line, ...result.notes.map((note) => `    ${note}`)]) console.log(text);
+    lines.push(line);
+    sum.passed += result.passed;
+    sum.failed += result.failed;
+    sum.skipped += result.skipped;
+    // Tests of an old binary would tell nothing about this tree.
+    if (step.name === "build" && result.failed > 0) break;
+  }
+  const refused = mustNotSkip && sum.skipped > 0;
+  console.log(["", "Summary", ...lines].join("\n"));
+  if (refused) console.log("CI=true allows no skipped tests");
+  console.log(sums(sum));
+  return sum.failed > 0 || refused ? 1 : 0;
+}
+
+/** A command that passes or fails as one; its output is shown when it fails. */
+function tool(name: string, argv: readonly [string, ...string[]], minutes = 5): Step {
+  return {
+    name,
+    run: async () => {
+      const { ok, output } = await execute(argv, { show: false, minutes });
+      if (!ok) console.log(output);
+      return { passed: ok ? 1 : 0, failed: ok ? 0 : 1, skipped: 0, notes: [] };
+    },
+  };
+}
+
+/** All test files whose folder under tests/ is wanted, so that no new folder is forgotten. */
+function tests(name: string, wanted: (folder: string) => boolean, timeoutSeconds: number): Step {
+  return {
+    name,
+    run: async () => {
+      const files = testFiles("tests")
+        .filter((file) => wanted(file.split("/")[1] ?? ""))
+        .filter((file) => filters.length === 0 || filters.some((part) => file.includes(part)));
+      if (files.length === 0) return failure("no test files");
+      // What measures time or fills the machine must run alone, and says so in its file name.
+      const alone = files.filter((file) => file.endsWith(".serial.test.ts"));
+      const together = files.filter((file) => !alone.includes(file));
+      const runs = [together, ...alone.map((file) => [file])].filter((run) => run.length > 0);
+      const results: StepResult[] = [];
+      for (const run of runs) results.push(await bunTest(run, timeoutSeconds));
+      const total = (key: keyof Tally) => results.reduce((sum, result) => sum + result[key], 0);
+      return {
+        passed: total("passed"),
+        failed: total("failed"),
+        skipped: total("skipped"),
+        notes: results.flatMap((result) => result.notes),
+      };
+    },
+  };
+}
+
+function testFiles(folder: string): string[] {
+  const entries = readdirSync(join(root, folder), { withFileTypes: true });
+  return entries
+    .flatMap((entry) => {
+      const path = `${folder}/${entry.name}`;
+      if (entry.isDirectory()) return testFiles(path);
+      return entry.name.endsWith(".test.ts") ? [path] : [];
+    })
+    .sort();
+}
+
+async function bunTest(files: readonly string[], timeoutSeconds: number): Promise<StepResult> {
+  const folder = mkdtempSync(join(tmpdir(), "pgpool-gate-"));
+  const report = join(folder, "junit.xml");
+  try {
+    const { ok } = await execute(
+      [
+        "bun",
+        "test",
+        ...["--parallel=2", `--timeout=${timeoutSeconds * 1000}`, "--only-failures"],
+        ...["--reporter=junit", `--reporter-outfile=${report}`],
+        ...files.map((file) => `./${file}`),
+      ],
+      { show: true, minutes: 20 },
+    );
+    if (!existsSync(report)) return failure("bun test ended without a report");
+    return readReport(readFileSync(report, "utf8"), { files, ok });
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Deno must accept each source file but those that speak to Bun by name. */
+function denoCheck(): Step {
+  return {
+    name: "deno check",
+    run: async () => {
+      const files = ["core", "proxy", "pcp", "watchdog", "cmd"].flatMap(sourceFiles);
+      const portable = files.filter((file) => {
+        const text = readFileSync(join(root, file), "utf8");
+        return !/\bBun\.|from "bun(:|")|import\("bun|type: "file"/.test(text);
+      });
+      return tool("deno check", ["deno", "check", "--quiet", ...portable]).run();
+    },
+  };
+}
+
+function sourceFiles(folder: string): string[] {
+  if (!existsSync(join(root, folder))) return [];
+  const entries = readdirSync(join(root, folder), { withFileTypes: true });
+  return entries.flatMap((entry) => {
+    const path = `${folder}/${entry.name}`;
+    if (entry.isDirectory()) return sourceFiles(path);
+    return entry.name.endsWith(".ts") ? [path] : [];
+  });
+}
+
+/** One program, two runtimes: it exits 0 when all its checks hold. */
+function runtimeChecks(): Step[] {
+  const file = "tests/runtime/checks.ts";
+  return [
+    tool("runtime checks on Bun", ["bun", file]),
+    tool("runtime checks on Deno", ["deno", "run", "--allow-all", "--quiet", file]),
+  ];
+}
+
+function execute(
+  [program, ...args]: readonly [string, ...string[]],
+  options: { readonly show: boolean; readonly minutes: number },
+): Promise<{ ok: boolean; output: string }> {
+  return new Promise((resolve) => {
+    const output = options.show ? "inherit" : "pipe";
+    const child = spawn(join(bin, program), args, {
+      cwd: root,
+      env: { ...process.env, PATH: `${bin}${delimiter}${PATH}` },
+      stdio: ["ignore", output, output],
+    });
+    const chunks: Buffer[] = [];
+    child.stdout?.on("data", (chunk: Buffer) => chunks.push(chunk));
+    child.stderr?.on("data", (chunk: Buffer) => chunks.push(chunk));
+    const tooLong = () => {
+      chunks.push(Buffer.from(`\n${program} was stopped after ${options.minutes} minutes\n`));
+      child.kill("SIGTERM");
+    };
+    const timer = setTimeout(tooLong, options.minutes * 60_000);
+    const end = (ok: boolean) => {
+      clearTimeout(timer);
+      resolve({ ok, output: Buffer.concat(chunks).toString("utf8") });
+    };
+    child.once("error", (error) => {
+      chunks.push(Buffer.from(`${program}: ${error.message}\n`));
+      end(false);
+    });
+    child.once("close", (code) => end(code === 0));
+  });
+}
+
+process.exit(await main());
