@@ -1,0 +1,470 @@
+/**
+ * What a statement is, as far as routing, pooling and caching ask: plain data read off the parse
+ * tree once and shared by every session that sends the same text. Nothing here knows a cluster,
+ * a session or a setting. Rules: spec routing/load-balance.md sections 3 and 5 to 7.
+ */
+
+import {
+  anyField,
+  childList,
+  childNode,
+  type FunctionName,
+  findInTree,
+  isNode,
+  type RelationName,
+  type TaggedNode,
+  type TreeFindings,
+  tagged,
+  textField,
+} from "./parse_tree.ts";
+import { type PgpoolCommand, pgpoolCommandOf } from "./pgpool_command.ts";
+import { readsOnly, type Statement, statementOf, writesInWith } from "./statement.ts";
+
+export type { FunctionName, RelationName } from "./parse_tree.ts";
+export type { PgpoolCommand } from "./pgpool_command.ts";
+export type { Statement, TransactionControl } from "./statement.ts";
+
+/** Which nodes a statement of this kind may go to, before any setting is looked at (3.5). */
+export type Destination = "primary" | "either" | "both";
+
+/** Why the kind alone decides, in words an operator meets in the log and in EXPLAIN ROUTE. */
+export type KindReason =
+  | "read"
+  | "write"
+  | "row_lock"
+  | "select_into"
+  | "writing_with"
+  | "explain"
+  | "copy_in"
+  | "cursor"
+  | "notification"
+  | "table_lock"
+  | "two_phase"
+  | "utility"
+  | "unparsable"
+  | "serializable_setting"
+  | "read_write_setting"
+  | "session_setting"
+  | "transaction_control"
+  | "prepared_statement"
+  | "pgpool_command";
+
+/** `SHOW pool_backend_stats` counts under these names. */
+export type StatementCounter = "select" | "insert" | "update" | "delete" | "ddl" | "other";
+
+/**
+ * Bits of `StatementFacts.readBits`: is this a read (3.7) when allow_sql_comments is on, when it
+ * is off and ignore_leading_white_space on, and when both are off.
+ */
+export const READ_WITH_COMMENTS = 1;
+export const READ_TRIMMED = 2;
+export const READ_AS_WRITTEN = 4;
+const READ_ALWAYS = READ_WITH_COMMENTS | READ_TRIMMED | READ_AS_WRITTEN;
+
+/** What success of the statement may make untrue of what is cached about the catalogs. */
+export type Redefines = "nothing" | "temporary" | "catalog";
+
+/** A PREPARE, wherever in the text it stands. `sql` prepares it again elsewhere. */
+export type PreparedFacts = {
+  readonly name: string;
+  readonly sql: string;
+};
+
+export type StatementFacts = {
+  /** The first statement of the text; the rest only shows in `multiStatement` and the lists. */
+  readonly statement: Statement;
+  readonly destination: Destination;
+  readonly reason: KindReason;
+  readonly readBits: number;
+  readonly multiStatement: boolean;
+  readonly counter: StatementCounter;
+  /** Tables to test for being catalogs, temporary or unlogged: those of a SELECT, else none. */
+  readonly readTables: readonly RelationName[];
+  /** Functions to test for writing: those of a SELECT, a PREPARE or an EXPLAIN ANALYZE of one. */
+  readonly calledFunctions: readonly FunctionName[];
+  /** Tables that dml_adaptive takes as written: all of an INSERT, UPDATE, DELETE, MERGE, locking SELECT. */
+  readonly writtenTables: readonly RelationName[];
+  /** pg_terminate_backend(pid) with a constant. */
+  readonly terminatesPid: number | undefined;
+  readonly redefines: Redefines;
+  /** Every PREPARE of the text. */
+  readonly prepares: readonly PreparedFacts[];
+};
+
+/** What the parser made of a text. */
+export type ParseOutcome =
+  | { readonly kind: "tree"; readonly tree: unknown }
+  | { readonly kind: "error"; readonly message: string }
+  /** Longer than we parse: treated as unparsable, but how many statements it holds is known. */
+  | { readonly kind: "too_long"; readonly multiStatement: boolean };
+
+/**
+ * Facts of one text. `sql` must be the very text that was parsed wherever facts quote it (PREPARE),
+ * and begin like it in any case: its first byte decides whether a SELECT is a read.
+ */
+export function factsOf(sql: string, outcome: ParseOutcome): StatementFacts {
+  if (sql === "" || sql.startsWith(";")) return emptyFacts(sql, outcome);
+  const command = pgpoolCommandOf(sql);
+  if (command !== undefined) return pgpoolFacts(command);
+  if (outcome.kind === "error") return unparsable(false);
+  if (outcome.kind === "too_long") return unparsable(outcome.multiStatement);
+  const statements = statementsOf(outcome.tree);
+  const first = statements[0];
+  if (first === undefined) return emptyFacts(sql, outcome);
+  return parsedFacts(sql, first, statements);
+}
+
+type RawStatement = TaggedNode & { readonly offset: number; readonly length: number };
+
+function statementsOf(tree: unknown): readonly RawStatement[] {
+  if (!isNode(tree)) return [];
+  const found: RawStatement[] = [];
+  for (const raw of childList(tree, "stmts")) {
+    if (!isNode(raw)) continue;
+    const statement = tagged(anyField(raw, "stmt"));
+    if (statement === undefined) continue;
+    const offset = anyField(raw, "stmt_location");
+    const length = anyField(raw, "stmt_len");
+    found.push({
+      ...statement,
+      offset: typeof offset === "number" ? offset : 0,
+      length: typeof length === "number" ? length : 0,
+    });
+  }
+  return found;
+}
+
+const none: readonly never[] = [];
+
+const blank: StatementFacts = {
+  statement: { kind: "empty" },
+  destination: "either",
+  reason: "read",
+  readBits: READ_ALWAYS,
+  multiStatement: false,
+  counter: "other",
+  readTables: none,
+  calledFunctions: none,
+  writtenTables: none,
+  terminatesPid: undefined,
+  redefines: "nothing",
+  prepares: none,
+};
+
+/** Blanks, `;` or comments only: a constant SELECT to the rules, EmptyQueryResponse to the client. */
+function emptyFacts(sql: string, outcome: ParseOutcome): StatementFacts {
+  const several =
+    outcome.kind === "tree" ? statementsOf(outcome.tree).length > 1 : outcome.kind === "too_long";
+  return { ...blank, readBits: readBitsByText(sql), multiStatement: several };
+}
+
+function pgpoolFacts(command: PgpoolCommand): StatementFacts {
+  return { ...blank, statement: { kind: "pgpool", command }, reason: "pgpool_command" };
+}
+
+/** Unknown text may do anything: it goes to the primary, and what we knew of the catalogs is void. */
+function unparsable(multiStatement: boolean): StatementFacts {
+  return {
+    ...blank,
+    statement: { kind: "unparsable" },
+    destination: "primary",
+    reason: "unparsable",
+    readBits: 0,
+    multiStatement,
+    redefines: "catalog",
+  };
+}
+
+function parsedFacts(
+  sql: string,
+  first: RawStatement,
+  all: readonly RawStatement[],
+): StatementFacts {
+  const statement = statementOf(first);
+  const below = findInTree(first.node);
+  const { destination, reason } = destinationOf(first, statement, below);
+  const readBits = readBitsOf(sql, first, statement);
+  const examined = examinedFunctions(first, statement);
+  return {
+    statement,
+    destination,
+    reason,
+    readBits,
+    multiStatement: all.length > 1,
+    counter: counterOf(first.tag),
+    readTables: first.tag === "SelectStmt" ? below.tables : none,
+    calledFunctions: examined ? below.functions : none,
+    writtenTables: writtenTablesOf(first, below.tables, readBits),
+    terminatesPid: first.tag === "SelectStmt" ? below.terminatesPid : undefined,
+    redefines: all.reduce<Redefines>((worst, each) => worseOf(worst, redefinedBy(each)), "nothing"),
+    prepares: preparesOf(sql, all),
+  };
+}
+
+/** The tests for writing functions look into these trees and no others (section 4 rule 6). */
+function examinedFunctions(first: TaggedNode, statement: Statement): boolean {
+  if (first.tag === "SelectStmt" || statement.kind === "prepare") return true;
+  return statement.kind === "explain" && statement.analyze && statement.ofSelect;
+}
+
+/** Section 3.7. A read by its tree may still be refused for the first byte of its text. */
+function readBitsOf(sql: string, first: TaggedNode, statement: Statement): number {
+  switch (statement.kind) {
+    case "select":
+      return readsOnly(first.node) ? readBitsByText(sql) : 0;
+    case "prepare":
+      return statement.inner === "select" && statement.innerReads ? READ_ALWAYS : 0;
+    case "copy":
+      return statement.toClient && statement.reads ? READ_ALWAYS : 0;
+    case "explain":
+      return !statement.analyze || statement.ofSelect ? READ_ALWAYS : 0;
+    case "show":
+      return READ_ALWAYS;
+    case "empty":
+      return readBitsByText(sql);
+    case "unparsable":
+    case "pgpool":
+    case "write":
+    case "transaction":
+    case "set":
+    case "execute":
+    case "deallocate":
+    case "discard":
+    case "create_temp_table":
+    case "drop_table":
+    case "listen":
+    case "other":
+      return 0;
+  }
+}
+
+/** With allow_sql_comments off only these first bytes, or no byte at all, begin a read. */
+const readingFirstBytes = "sS(wWtT;";
+
+function readBitsByText(sql: string): number {
+  const trimmed = startsAsRead(sql, leadingSpace(sql)) ? READ_TRIMMED : 0;
+  const asWritten = startsAsRead(sql, 0) ? READ_AS_WRITTEN : 0;
+  return READ_WITH_COMMENTS | trimmed | asWritten;
+}
+
+function startsAsRead(sql: string, at: number): boolean {
+  return at >= sql.length || readingFirstBytes.includes(sql.charAt(at));
+}
+
+/** Length of what C's isspace() accepts at the beginning. */
+function leadingSpace(sql: string): number {
+  let at = 0;
+  for (; at < sql.length; at++) {
+    const code = sql.charCodeAt(at);
+    if (code !== 32 && (code < 9 || code > 13)) break;
+  }
+  return at;
+}
+
+type Decided = { readonly destination: Destination; readonly reason: KindReason };
+const toPrimary = (reason: KindReason): Decided => ({ destination: "primary", reason });
+const toBoth = (reason: KindReason): Decided => ({ destination: "both", reason });
+const toEither: Decided = { destination: "either", reason: "read" };
+
+/** Section 3.5. */
+function destinationOf(first: TaggedNode, statement: Statement, below: TreeFindings): Decided {
+  switch (statement.kind) {
+    case "select":
+    case "prepare":
+      return preparableDestination(statement, first, below);
+    case "copy":
+      if (statement.fromClient || !statement.reads) return toPrimary("copy_in");
+      return below.locksRows ? toPrimary("row_lock") : toEither;
+    case "show":
+    case "empty":
+      return toEither;
+    case "explain":
+      return toPrimary("explain");
+    case "transaction":
+      return statement.control.kind === "two_phase"
+        ? toPrimary("two_phase")
+        : toBoth("transaction_control");
+    case "set":
+      if (statement.effect === "serializable") return toPrimary("serializable_setting");
+      if (statement.effect === "read_write") return toPrimary("read_write_setting");
+      return toBoth("session_setting");
+    case "discard":
+      return toBoth("session_setting");
+    case "execute":
+    case "deallocate":
+      return toPrimary("prepared_statement");
+    case "listen":
+      return toPrimary("notification");
+    case "write":
+      return toPrimary("write");
+    case "create_temp_table":
+    case "drop_table":
+      return toPrimary("utility");
+    case "unparsable":
+      return toPrimary("unparsable");
+    case "pgpool":
+      return { destination: "either", reason: "pgpool_command" };
+    case "other":
+      return otherDestination(first);
+  }
+}
+
+function preparableDestination(
+  statement: Statement,
+  first: TaggedNode,
+  below: TreeFindings,
+): Decided {
+  const query =
+    statement.kind === "prepare"
+      ? tagged(anyField(first.node, "query"))
+      : { tag: first.tag, node: first.node };
+  if (query?.tag !== "SelectStmt") return toPrimary("write");
+  if (below.locksRows) return toPrimary("row_lock");
+  if (below.selectsInto) return toPrimary("select_into");
+  if (writesInWith(query.node)) return toPrimary("writing_with");
+  return toEither;
+}
+
+function otherDestination(first: TaggedNode): Decided {
+  switch (first.tag) {
+    case "LockStmt": {
+      // 1 is ACCESS SHARE, 2 ROW SHARE: harmless locks that a standby grants as well.
+      const mode = anyField(first.node, "mode");
+      return typeof mode === "number" && mode <= 2 ? toBoth("table_lock") : toPrimary("table_lock");
+    }
+    case "DeclareCursorStmt":
+    case "FetchStmt":
+    case "ClosePortalStmt":
+      return toPrimary("cursor");
+    case "NotifyStmt":
+      return toPrimary("notification");
+    default:
+      return toPrimary("utility");
+  }
+}
+
+const writingTags: ReadonlySet<string> = new Set([
+  "InsertStmt",
+  "UpdateStmt",
+  "DeleteStmt",
+  "MergeStmt",
+]);
+
+function writtenTablesOf(
+  first: TaggedNode,
+  tables: readonly RelationName[],
+  readBits: number,
+): readonly RelationName[] {
+  if (writingTags.has(first.tag)) return tables;
+  return first.tag === "SelectStmt" && readBits !== READ_ALWAYS ? tables : none;
+}
+
+const otherTags: ReadonlySet<string> = new Set([
+  "CheckPointStmt",
+  "ClosePortalStmt",
+  "CopyStmt",
+  "DeallocateStmt",
+  "DeclareCursorStmt",
+  "DiscardStmt",
+  "ExecuteStmt",
+  "ExplainStmt",
+  "FetchStmt",
+  "ListenStmt",
+  "LoadStmt",
+  "LockStmt",
+  "NotifyStmt",
+  "PrepareStmt",
+  "TransactionStmt",
+  "UnlistenStmt",
+  "VacuumStmt",
+  "VariableSetStmt",
+  "VariableShowStmt",
+  "CallStmt",
+  "DoStmt",
+  "ConstraintsSetStmt",
+]);
+
+function counterOf(tag: string): StatementCounter {
+  switch (tag) {
+    case "SelectStmt":
+      return "select";
+    case "InsertStmt":
+      return "insert";
+    case "UpdateStmt":
+      return "update";
+    case "DeleteStmt":
+      return "delete";
+    case "MergeStmt":
+      return "other";
+    default:
+      return otherTags.has(tag) ? "other" : "ddl";
+  }
+}
+
+/**
+ * Definitions that cannot change a volatility, a persistence or what pg_catalog holds. Anything
+ * else that begins with CREATE, ALTER, DROP or RENAME may, and so may a DO block.
+ */
+const harmlessDefinitions: ReadonlySet<string> = new Set([
+  "CreateRoleStmt",
+  "AlterRoleStmt",
+  "AlterRoleSetStmt",
+  "DropRoleStmt",
+  "CreateDatabaseStmt",
+  "CreatedbStmt",
+  "CreateTableSpaceStmt",
+  "DropTableSpaceStmt",
+  "CreatePublicationStmt",
+  "AlterPublicationStmt",
+  "CreateSubscriptionStmt",
+  "AlterSubscriptionStmt",
+  "DropSubscriptionStmt",
+  "CreateStatsStmt",
+  "CreatePolicyStmt",
+  "AlterPolicyStmt",
+  "CreateTrigStmt",
+  "CreateEventTrigStmt",
+  "AlterSystemStmt",
+  "AlterDatabaseStmt",
+  "AlterDatabaseSetStmt",
+  "AlterDefaultPrivilegesStmt",
+]);
+
+const definingTag = /^(?:Create|Alter|Drop|Rename|Define|Import|Do|Composite|View|Refresh)/;
+
+function redefinedBy(raw: TaggedNode): Redefines {
+  if (raw.tag === "CreateStmt" || raw.tag === "CreateTableAsStmt" || raw.tag === "ViewStmt") {
+    const owner = raw.tag === "CreateTableAsStmt" ? childNode(raw.node, "into") : raw.node;
+    const relation = childNode(owner ?? raw.node, owner === raw.node ? "relation" : "rel");
+    const view = childNode(raw.node, "view");
+    const persistence = textField(view ?? relation ?? raw.node, "relpersistence");
+    return persistence === "t" ? "temporary" : "catalog";
+  }
+  if (raw.tag === "SelectStmt") {
+    return childNode(raw.node, "intoClause") === undefined ? "nothing" : "catalog";
+  }
+  // These run code of the user's, which most often creates temporary tables if any.
+  if (raw.tag === "CallStmt" || raw.tag === "ExecuteStmt") return "temporary";
+  if (raw.tag === "DiscardStmt") return "temporary";
+  if (harmlessDefinitions.has(raw.tag)) return "nothing";
+  return definingTag.test(raw.tag) ? "catalog" : "nothing";
+}
+
+const redefinesOrder: readonly Redefines[] = ["nothing", "temporary", "catalog"];
+
+function worseOf(a: Redefines, b: Redefines): Redefines {
+  return redefinesOrder.indexOf(a) >= redefinesOrder.indexOf(b) ? a : b;
+}
+
+function preparesOf(sql: string, all: readonly RawStatement[]): readonly PreparedFacts[] {
+  if (!all.some((raw) => raw.tag === "PrepareStmt")) return none;
+  // Offsets of the parser count bytes of UTF-8, not characters.
+  const bytes = new TextEncoder().encode(sql);
+  return all
+    .filter((raw) => raw.tag === "PrepareStmt")
+    .map((raw) => {
+      const end = raw.length === 0 ? bytes.length : raw.offset + raw.length;
+      const text = new TextDecoder().decode(bytes.subarray(raw.offset, end));
+      return { name: textField(raw.node, "name"), sql: text };
+    });
+}
