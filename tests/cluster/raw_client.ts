@@ -263,6 +263,11 @@ export class RawClient {
     );
   }
 
+  /** Bytes given to `send` that the kernel has not taken yet: a peer that stalls makes it stay. */
+  get unsent(): number {
+    return this.#socket.writableLength;
+  }
+
   /** Says goodbye and waits for the server to close. */
   async terminate(): Promise<void> {
     this.send(frame("X"));
