@@ -423,13 +423,13 @@ export function reportFields(report: Report): ErrorField[] {
     ["M", report.message],
     ["D", report.detail],
     ["H", report.hint],
-    ["P", report.position],
     ["W", report.where],
     ["s", report.schema],
     ["t", report.table],
     ["c", report.column],
     ["d", report.dataType],
     ["n", report.constraint],
+    ["P", report.position],
   ];
   return fields.flatMap(([code, value]) =>
     // Texts may quote what a peer sent; a zero byte in one must not spoil the report of it.

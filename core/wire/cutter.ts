@@ -7,7 +7,7 @@
 
 const EMPTY = new Uint8Array(0);
 /** Up to here a piece's announced size is believed when its buffer is allocated. */
-const TRUSTED_SIZE = 8192;
+export const TRUSTED_SIZE = 8192;
 
 /**
  * The whole size, header included, of the piece whose header begins at `at`; throws to refuse it.
@@ -32,7 +32,7 @@ export class StreamCutter {
   }
 
   push(chunk: Uint8Array): void {
-    if (this.#at < this.#chunk.length) {
+    if (this.#at < this.#chunk.length || this.#waiting.length > 0) {
       this.#waiting.push(chunk);
       return;
     }
@@ -71,6 +71,11 @@ export class StreamCutter {
     let size = this.#partialLength + this.#chunk.length - this.#at;
     for (const chunk of this.#waiting) size += chunk.length;
     return size;
+  }
+
+  /** Bytes allocated here: at most `TRUSTED_SIZE`, or twice what has arrived of the piece. */
+  get allocated(): number {
+    return this.#partial.length;
   }
 
   /** Takes all that is left, in order, whether it makes whole pieces or not. */

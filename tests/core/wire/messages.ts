@@ -2,6 +2,8 @@
 
 import fc from "fast-check";
 import type { BackendMessage, ErrorField, RowField } from "../../../core/wire/backend.ts";
+import { BACKEND, FRONTEND } from "../../../core/wire/codes.ts";
+import { ByteWriter, type Frame, frameOf } from "../../../core/wire/frame.ts";
 import type {
   AuthenticationAnswer,
   FrontendMessage,
@@ -140,3 +142,17 @@ export const backendMessage: fc.Arbitrary<BackendMessage> = fc.oneof(
   fc.record({ kind: is("ReadyForQuery"), status: fc.constantFrom("I", "T", "E") }),
   fc.record({ kind: is("RowDescription"), fields: few(rowField) }),
 );
+
+/** A frame whose type exists, more often than not, and whose body may be anything. */
+export const frameOfAnything: fc.Arbitrary<Frame> = fc
+  .tuple(
+    fc.oneof(
+      fc.constantFrom(...Object.values(FRONTEND), ...Object.values(BACKEND)),
+      fc.integer({ min: 0, max: 255 }),
+    ),
+    // Small numbers make counts and lengths that nearly fit.
+    fc.oneof(bytes(), fc.array(fc.integer({ min: 0, max: 3 }), { maxLength: 40 })),
+  )
+  .map(([type, body]) =>
+    frameOf(new ByteWriter().begin(type).bytes(Uint8Array.from(body)).end().take()),
+  );
