@@ -1,0 +1,522 @@
+/**
+ * The responses still owed to the client, and the way backend bytes become them.
+ *
+ * Every message that a backend answers leaves an `Owed` in two queues: the session's `order`, in
+ * which the client must see the answers, and the link of each node that was asked, in which that
+ * node will give them. A node's bytes go straight through when the answer at the head of its own
+ * queue is also the head of `order` and this node is the one that speaks (`main`); they wait when
+ * an earlier answer is still to come from elsewhere, and are dropped when another node speaks or
+ * when the question was our own (`silent`). Bytes are looked at by frame header; bodies of rows and
+ * copy data pass unread, in pieces if they are large (manual: "Message Flow").
+ */
+import type { NodeId } from "../../core/cluster/state.ts";
+import { ProtocolViolation } from "../../core/errors.ts";
+import { Ring } from "./ring.ts";
+
+/** The part of a connection that a session may use. */
+export interface ByteSink {
+  /** Returns false when the bytes were taken but the peer is slow: stop producing until drained. */
+  send(bytes: Uint8Array): boolean;
+  pause(): void;
+  resume(): void;
+}
+
+export type OwedKind =
+  | "Query"
+  | "FunctionCall"
+  | "Parse"
+  | "Bind"
+  | "Describe"
+  | "Execute"
+  | "Close"
+  | "Sync";
+
+/** One answer that is due. Reused: never keep one after it is settled. */
+export class Owed {
+  kind: OwedKind = "Query";
+  main: NodeLink | undefined;
+  /** How many nodes have still to finish this answer. */
+  left = 0;
+  /** How many nodes were asked. */
+  asked = 0;
+  /** Our own question: the client sees nothing of the answer. */
+  silent = false;
+  /** Silent, but an error in it is the client's: a statement prepared again for the client's Bind. */
+  errorsShow = false;
+  /** The main node answered with an ErrorResponse. */
+  failed = false;
+  /** A Sync that PostgreSQL ignores because it arrived while COPY was reading (manual: "COPY Operations"). */
+  duringCopy = false;
+  voided = false;
+  /** What the session wants to know again when this is settled; opaque here. */
+  subject: unknown;
+  /** Receives the DataRow frames of a silent answer. */
+  collect: ((row: Uint8Array) => void) | undefined;
+}
+
+export const IDLE = 0x49; // 'I'
+export const IN_TRANSACTION = 0x54; // 'T'
+export const FAILED = 0x45; // 'E'
+
+/** Held bytes of one node beyond which its socket is paused. */
+const HELD_BYTES_MAX = 256 * 1024;
+
+/** One backend as the session sees it. */
+export class NodeLink {
+  readonly id: NodeId;
+  readonly sink: ByteSink;
+  readonly queue = new Ring<Owed>();
+  /** Transaction status of its last ReadyForQuery: one of IDLE, IN_TRANSACTION, FAILED. */
+  status = IDLE;
+  /** Anything was sent since the session began: only then is there something to reset. */
+  touched = false;
+  /** Part of the extended-protocol segment that no Sync has closed yet. */
+  inSegment = false;
+  /** The server said FATAL or PANIC: its close is expected, and the client knows why. */
+  fatal = false;
+  /** Chunks that wait because an earlier answer is still to come from another node. */
+  held: Uint8Array[] | undefined;
+  heldBytes = 0;
+  /** Bytes of a frame not yet complete, kept when the frame must be read whole. */
+  partial: Uint8Array | undefined;
+  partialTail: Uint8Array[] = [];
+  partialBytes = 0;
+  partialNeeded = 0;
+  /** Bytes left of a frame that passes (or is dropped) in pieces. */
+  bodyLeft = 0;
+  bodyForward = false;
+
+  constructor(id: NodeId, sink: ByteSink) {
+    this.id = id;
+    this.sink = sink;
+  }
+}
+
+/** What the session hears. Called while bytes are being walked: must not call back into `receive`. */
+export interface ReplyEvents {
+  /** An answer is complete on every node that was asked. */
+  settled(owed: Owed): void;
+  /** `frame` is an ErrorResponse that the main node of `owed` gave. */
+  failed(owed: Owed, link: NodeLink, frame: Uint8Array): void;
+  /** A node that does not speak failed where the main node did not: it is no longer in step. */
+  diverged(link: NodeLink, owed: Owed, frame: Uint8Array): void;
+  /** The server spoke of an error while nothing was owed (it is shutting down, a timeout, …). */
+  unasked(link: NodeLink, frame: Uint8Array): void;
+  /** A ParameterStatus frame, whole. Returns whether the client is to see it. */
+  parameterStatus(link: NodeLink, frame: Uint8Array): boolean;
+  /** Nothing is owed any more. */
+  drained(): void;
+  /** COPY … FROM STDIN has begun on the main node of `owed`. */
+  copyIn(owed: Owed): void;
+}
+
+export class Replies {
+  readonly #client: ByteSink;
+  readonly #events: ReplyEvents;
+  readonly #order = new Ring<Owed>();
+  readonly #spare: Owed[] = [];
+  readonly links: (NodeLink | undefined)[] = [];
+  /** Links whose sockets wait for the client to read. */
+  #clientFull = false;
+  #advancing = false;
+  /** Something was owed since `drained` was last reported. */
+  #busy = false;
+  /** Frames nobody asked for (notifications, notices) that came while another answer was under way. */
+  #later: Uint8Array[] = [];
+  /** The node that answers for the cluster's transaction status. */
+  statusLink: NodeLink | undefined;
+
+  constructor(client: ByteSink, events: ReplyEvents) {
+    this.#client = client;
+    this.#events = events;
+  }
+
+  get empty(): boolean {
+    return this.#order.size === 0;
+  }
+
+  get size(): number {
+    return this.#order.size;
+  }
+
+  attach(id: NodeId, sink: ByteSink): NodeLink {
+    const link = new NodeLink(id, sink);
+    this.links[id] = link;
+    return link;
+  }
+
+  /** True when every answer still owed comes from `link` alone, so that a further message for it keeps the order by itself. */
+  onlyOwedBy(link: NodeLink): boolean {
+    return link.queue.size === this.#order.size && this.#multiOwed === 0;
+  }
+  #multiOwed = 0;
+
+  /** Notes that `main` (which speaks) and `others` will answer a message of this kind. */
+  expect(kind: OwedKind, main: NodeLink, others: readonly NodeLink[], subject: unknown): Owed {
+    const owed = this.#spare.pop() ?? new Owed();
+    owed.kind = kind;
+    owed.main = main;
+    owed.subject = subject;
+    owed.asked = 1;
+    main.queue.push(owed);
+    for (const link of others) {
+      if (link === main) continue;
+      link.queue.push(owed);
+      owed.asked++;
+    }
+    owed.left = owed.asked;
+    if (owed.asked > 1) this.#multiOwed++;
+    this.#busy = true;
+    this.#order.push(owed);
+    return owed;
+  }
+
+  /** The transaction status that the client is to be told: the status node's, unless any node failed. */
+  status(): number {
+    let status = this.statusLink?.status ?? IDLE;
+    for (const link of this.links) if (link?.status === FAILED) status = FAILED;
+    return status;
+  }
+
+  /** The client's socket is slow: `link` and any other that speaks is paused until `clientDrained`. */
+  clientDrained(): void {
+    if (!this.#clientFull) return;
+    this.#clientFull = false;
+    for (const link of this.links) if (link && link.heldBytes < HELD_BYTES_MAX) link.sink.resume();
+  }
+
+  /** Sends bytes of our own to the client; only right when nothing earlier is owed. */
+  toClient(bytes: Uint8Array): void {
+    if (this.#client.send(bytes)) return;
+    this.#clientFull = true;
+    for (const link of this.links) link?.sink.pause();
+  }
+
+  receive(link: NodeLink, chunk: Uint8Array): void {
+    if (link.held !== undefined) {
+      this.#hold(link, chunk);
+      return;
+    }
+    this.#walk(link, chunk);
+    this.#advance();
+  }
+
+  /**
+   * The node is gone. What it still owed is dropped; the subjects of answers in which it was to
+   * speak are returned, in order, so that the session can answer in its place.
+   */
+  drop(link: NodeLink): OwedKind[] {
+    const unanswered: OwedKind[] = [];
+    this.links[link.id] = undefined;
+    link.held = undefined;
+    for (let owed = link.queue.shift(); owed !== undefined; owed = link.queue.shift()) {
+      if (owed.main === link && !owed.silent && !owed.voided) unanswered.push(owed.kind);
+      owed.left--;
+      if (owed.main === link) {
+        owed.silent = true;
+        owed.main = undefined;
+      }
+    }
+    this.#advance();
+    return unanswered;
+  }
+
+  #hold(link: NodeLink, chunk: Uint8Array): void {
+    if (link.held === undefined) link.held = [];
+    link.held.push(chunk);
+    link.heldBytes += chunk.length;
+    if (link.heldBytes >= HELD_BYTES_MAX) link.sink.pause();
+  }
+
+  /** Settled answers leave the order; then a node whose turn has come may speak. */
+  #advance(): void {
+    if (this.#advancing) return;
+    this.#advancing = true;
+    for (;;) {
+      this.#settle();
+      const link = this.#order.peek()?.main;
+      if (link?.held === undefined) break;
+      const chunks = link.held;
+      link.held = undefined;
+      link.heldBytes = 0;
+      for (const chunk of chunks) {
+        if (link.held !== undefined) this.#hold(link, chunk);
+        else this.#walk(link, chunk);
+      }
+      if (link.held === undefined && !this.#clientFull) link.sink.resume();
+    }
+    this.#advancing = false;
+    if (this.#order.size > 0) return;
+    for (const frame of this.#later.splice(0)) this.toClient(frame);
+    if (!this.#busy) return;
+    this.#busy = false;
+    this.#events.drained();
+  }
+
+  #settle(): void {
+    for (let owed = this.#order.peek(); owed?.left === 0; owed = this.#order.peek()) {
+      this.#order.shift();
+      if (owed.asked > 1) this.#multiOwed--;
+      const answersReady =
+        owed.kind === "Sync" || owed.kind === "Query" || owed.kind === "FunctionCall";
+      this.#events.settled(owed);
+      if (answersReady && owed.asked > 1 && !owed.silent && !owed.voided) {
+        this.toClient(readyForQuery(this.status()));
+      }
+      this.#recycle(owed);
+    }
+  }
+
+  #recycle(owed: Owed): void {
+    owed.main = undefined;
+    owed.subject = undefined;
+    owed.collect = undefined;
+    owed.silent = false;
+    owed.errorsShow = false;
+    owed.failed = false;
+    owed.duringCopy = false;
+    owed.voided = false;
+    if (this.#spare.length < 64) this.#spare.push(owed);
+  }
+
+  /**
+   * Walks whole frames and pieces of large ones. Everything between `runStart` and `at` is for the
+   * client and goes out in one write.
+   */
+  #walk(link: NodeLink, chunk: Uint8Array): void {
+    const bytes = link.partialBytes > 0 ? this.#join(link, chunk) : chunk;
+    if (bytes === undefined) return;
+    const end = bytes.length;
+    let at = 0;
+    let runStart = 0;
+    if (link.bodyLeft > 0) {
+      at = Math.min(link.bodyLeft, end);
+      link.bodyLeft -= at;
+      if (!link.bodyForward) runStart = at;
+    }
+    while (at < end) {
+      if (end - at < 5) {
+        this.#flush(bytes, runStart, at);
+        this.#keep(link, bytes.subarray(at), 5);
+        return;
+      }
+      const type = bytes[at] as number;
+      const frameEnd = at + 1 + int32(bytes, at + 1);
+      if (frameEnd < at + 5) throw new ProtocolViolation("invalid message length from backend");
+      const owed = this.#head(link);
+      const mine =
+        owed === undefined ||
+        (owed.main === link && (!owed.silent || (owed.errorsShow && type === 0x45)));
+      if (mine && owed !== undefined && owed !== this.#order.peek()) {
+        this.#flush(bytes, runStart, at);
+        runStart = at;
+        this.#settle(); // answers that are complete may still stand before it
+        if (owed !== this.#order.peek()) {
+          this.#hold(link, bytes.subarray(at));
+          return;
+        }
+      }
+      if (frameEnd > end) {
+        if (!passesInPieces(type) || owed === undefined || owed.collect !== undefined) {
+          this.#flush(bytes, runStart, at);
+          this.#keep(link, bytes.subarray(at), frameEnd - at);
+          return;
+        }
+        link.bodyLeft = frameEnd - end;
+        link.bodyForward = mine;
+        if (!mine) {
+          this.#flush(bytes, runStart, at);
+          runStart = end;
+        }
+        at = end;
+        break;
+      }
+      let forward = this.#note(link, owed, type, bytes, at, frameEnd) && mine;
+      if (forward && owed === undefined && this.#order.size > 0) {
+        this.#later.push(bytes.slice(at, frameEnd));
+        forward = false;
+      }
+      if (!forward) {
+        this.#flush(bytes, runStart, at);
+        runStart = frameEnd;
+      }
+      at = frameEnd;
+    }
+    this.#flush(bytes, runStart, at);
+  }
+
+  /** The answer this node is giving now; a Sync that COPY swallowed will never be answered. */
+  #head(link: NodeLink): Owed | undefined {
+    let owed = link.queue.peek();
+    while (owed?.voided) {
+      link.queue.shift();
+      owed.left--;
+      owed = link.queue.peek();
+    }
+    return owed;
+  }
+
+  /** Learns what a frame means. Returns false when the client must not see it, whoever speaks. */
+  #note(
+    link: NodeLink,
+    owed: Owed | undefined,
+    type: number,
+    bytes: Uint8Array,
+    at: number,
+    end: number,
+  ): boolean {
+    switch (type) {
+      case 0x44: // DataRow
+        owed?.collect?.(bytes.subarray(at, end));
+        return true;
+      case 0x5a: // ReadyForQuery
+        return this.#noteReady(link, owed, bytes, at);
+      case 0x43: // CommandComplete
+      case 0x49: // EmptyQueryResponse
+      case 0x73: // PortalSuspended
+        if (owed?.kind === "Execute") this.#done(link, owed);
+        return true;
+      case 0x31: // ParseComplete
+        if (owed?.kind === "Parse") this.#done(link, owed);
+        return true;
+      case 0x32: // BindComplete
+        if (owed?.kind === "Bind") this.#done(link, owed);
+        return true;
+      case 0x33: // CloseComplete
+        if (owed?.kind === "Close") this.#done(link, owed);
+        return true;
+      case 0x54: // RowDescription
+      case 0x6e: // NoData
+        if (owed?.kind === "Describe") this.#done(link, owed);
+        return true;
+      case 0x45: // ErrorResponse
+        return this.#noteError(link, owed, bytes.subarray(at, end));
+      case 0x53: // ParameterStatus
+        return this.#events.parameterStatus(link, bytes.subarray(at, end));
+      case 0x47: // CopyInResponse
+        if (owed !== undefined) this.#noteCopyIn(link, owed);
+        return true;
+      default:
+        return true;
+    }
+  }
+
+  #noteReady(link: NodeLink, owed: Owed | undefined, bytes: Uint8Array, at: number): boolean {
+    link.status = bytes[at + 5] as number;
+    if (owed === undefined) return false;
+    if (owed.kind !== "Sync" && owed.kind !== "Query" && owed.kind !== "FunctionCall") return false;
+    this.#done(link, owed);
+    if (owed.asked > 1) return false; // answered by #settle, when the last node is ready
+    bytes[at + 5] = this.status();
+    return true;
+  }
+
+  #noteError(link: NodeLink, owed: Owed | undefined, frame: Uint8Array): boolean {
+    if (isFatal(frame)) link.fatal = true;
+    if (owed === undefined) {
+      this.#events.unasked(link, frame);
+      return false;
+    }
+    // A standby that goes down takes its answer with it, not the client: `drop` will follow.
+    if (link.fatal && link !== this.statusLink) return false;
+    if (owed.main === link) {
+      owed.failed = true;
+      this.#events.failed(owed, link, frame);
+    } else if (!owed.failed) {
+      this.#events.diverged(link, owed, frame);
+    }
+    if (owed.kind !== "Query" && owed.kind !== "FunctionCall" && owed.kind !== "Sync") {
+      this.#skipToSync(link);
+    }
+    return true;
+  }
+
+  /** After an error PostgreSQL reads and discards messages until Sync (manual: "Extended Query"). */
+  #skipToSync(link: NodeLink): void {
+    for (let owed = this.#head(link); owed && owed.kind !== "Sync"; owed = this.#head(link)) {
+      if (owed.kind === "Query" || owed.kind === "FunctionCall") return;
+      owed.failed = owed.failed || owed.main === link;
+      this.#done(link, owed);
+    }
+  }
+
+  #noteCopyIn(link: NodeLink, owed: Owed): void {
+    if (owed.main === link) this.#events.copyIn(owed);
+    for (let i = 1; i < link.queue.size; i++) {
+      const later = link.queue.at(i);
+      if (later?.kind === "Sync" && later.duringCopy) later.voided = true;
+    }
+  }
+
+  #done(link: NodeLink, owed: Owed): void {
+    link.queue.shift();
+    owed.left--;
+  }
+
+  #flush(bytes: Uint8Array, from: number, to: number): void {
+    if (to > from)
+      this.toClient(from === 0 && to === bytes.length ? bytes : bytes.subarray(from, to));
+  }
+
+  #keep(link: NodeLink, bytes: Uint8Array, needed: number): void {
+    link.partial = bytes;
+    link.partialBytes = bytes.length;
+    link.partialNeeded = needed;
+  }
+
+  /** The kept bytes with the new ones, once there are enough to go on; joined once per frame. */
+  #join(link: NodeLink, chunk: Uint8Array): Uint8Array | undefined {
+    link.partialTail.push(chunk);
+    link.partialBytes += chunk.length;
+    if (link.partialBytes < link.partialNeeded) return undefined;
+    const whole = new Uint8Array(link.partialBytes);
+    let at = 0;
+    if (link.partial !== undefined) {
+      whole.set(link.partial, 0);
+      at = link.partial.length;
+    }
+    for (const piece of link.partialTail) {
+      whole.set(piece, at);
+      at += piece.length;
+    }
+    link.partial = undefined;
+    link.partialTail = [];
+    link.partialBytes = 0;
+    return whole;
+  }
+}
+
+/** DataRow, CopyData and FunctionCallResponse can be large and complete nothing. */
+function passesInPieces(type: number): boolean {
+  return type === 0x44 || type === 0x64 || type === 0x56;
+}
+
+export function int32(bytes: Uint8Array, at: number): number {
+  return (
+    ((bytes[at] as number) << 24) |
+    ((bytes[at + 1] as number) << 16) |
+    ((bytes[at + 2] as number) << 8) |
+    (bytes[at + 3] as number)
+  );
+}
+
+/** True when the severity field (V, never translated; S before PostgreSQL 9.6) is FATAL or PANIC. */
+function isFatal(frame: Uint8Array): boolean {
+  let at = 5;
+  while (at < frame.length && frame[at] !== 0) {
+    const field = frame[at];
+    if (field === 0x56 || (field === 0x53 && at === 5)) {
+      const first = frame[at + 1];
+      const second = frame[at + 2];
+      if (first === 0x46 && second === 0x41) return true; // FA
+      if (first === 0x50 && second === 0x41) return true; // PA
+    }
+    at = frame.indexOf(0, at) + 1;
+    if (at === 0) return false;
+  }
+  return false;
+}
+
+function readyForQuery(status: number): Uint8Array {
+  return Uint8Array.of(0x5a, 0, 0, 0, 5, status);
+}

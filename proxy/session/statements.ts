@@ -1,0 +1,73 @@
+/**
+ * Prepared statements and portals as the client knows them, and the nodes that know them too.
+ * A statement is prepared where its Parse went; a Bind that goes elsewhere takes it along.
+ */
+import type { StatementFacts } from "../../core/sql/facts.ts";
+import type { NodeLink } from "./replies.ts";
+
+export class Prepared {
+  readonly name: string;
+  readonly sql: string;
+  readonly facts: StatementFacts;
+  /** The Parse message as the client sent it. */
+  readonly message: Uint8Array;
+  /** Nodes on which it exists, or will when what was sent has been answered. */
+  readonly on: NodeLink[] = [];
+  /** The segment (messages up to a Sync) in which it was parsed, and where it went. */
+  segment: number;
+  links: readonly NodeLink[];
+
+  constructor(options: {
+    readonly name: string;
+    readonly sql: string;
+    readonly facts: StatementFacts;
+    readonly message: Uint8Array;
+    readonly segment: number;
+    readonly links: readonly NodeLink[];
+  }) {
+    this.name = options.name;
+    this.sql = options.sql;
+    this.facts = options.facts;
+    this.message = options.message;
+    this.segment = options.segment;
+    this.links = options.links;
+    this.on.push(...options.links);
+  }
+
+  forget(link: NodeLink): void {
+    const index = this.on.indexOf(link);
+    if (index >= 0) this.on.splice(index, 1);
+  }
+}
+
+export type Portal = { readonly statement: Prepared; readonly links: readonly NodeLink[] };
+
+/** Names and what they stand for; the unnamed one is replaced without being closed. */
+export class Names<T> {
+  #unnamed: T | undefined;
+  readonly #named = new Map<string, T>();
+
+  get(name: string): T | undefined {
+    return name === "" ? this.#unnamed : this.#named.get(name);
+  }
+
+  set(name: string, value: T): void {
+    if (name === "") this.#unnamed = value;
+    else this.#named.set(name, value);
+  }
+
+  delete(name: string): void {
+    if (name === "") this.#unnamed = undefined;
+    else this.#named.delete(name);
+  }
+
+  clear(): void {
+    this.#unnamed = undefined;
+    if (this.#named.size > 0) this.#named.clear();
+  }
+
+  *values(): Generator<T> {
+    if (this.#unnamed !== undefined) yield this.#unnamed;
+    yield* this.#named.values();
+  }
+}
