@@ -13,6 +13,7 @@ export * from "./pgbouncer.ts";
 export * from "./pgpool.ts";
 export * from "./postgres.ts";
 export * from "./raw_client.ts";
+export * from "./raw_peer.ts";
 
 export type ClusterOptions = {
   /** Streaming standbys beside the primary; default 0. */

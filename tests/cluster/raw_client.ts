@@ -1,29 +1,18 @@
-/**
- * A PostgreSQL client in the raw: sends any bytes, shows each message as it came. Written apart
- * from core/wire on purpose, so that a mistake there is not repeated here.
- */
+/** A PostgreSQL client that logs in and queries like any other, and can misbehave like none. */
 import { createHash, createHmac, pbkdf2Sync, randomBytes } from "node:crypto";
-import { connect as netConnect, type Socket } from "node:net";
+import { connect as netConnect } from "node:net";
 import { connect as tlsConnect } from "node:tls";
-
-export type RawFrame = { readonly type: string; readonly body: Buffer };
-
-/** Fields of an ErrorResponse or NoticeResponse by their letter: S severity, C SQLSTATE, M text. */
-export type ErrorFields = {
-  readonly [letter in
-    | "S"
-    | "V"
-    | "C"
-    | "M"
-    | "D"
-    | "H"
-    | "P"
-    | "q"
-    | "W"
-    | "F"
-    | "L"
-    | "R"]?: string;
-};
+import {
+  cString,
+  type ErrorFields,
+  errorFields,
+  frame,
+  int32s,
+  type RawFrame,
+  RawPeer,
+  sslRequest,
+  startupPacket,
+} from "./raw_peer.ts";
 
 export type QueryResult = {
   readonly columns: readonly string[];
@@ -55,63 +44,7 @@ export type Login = {
   readonly version?: number;
 };
 
-export const protocolVersion = (major: number, minor: number): number => (major << 16) | minor;
-export const sslRequest: Buffer = int32s(8, 80877103);
-
-export function int32s(...values: number[]): Buffer {
-  const bytes = Buffer.alloc(values.length * 4);
-  values.forEach((value, i) => {
-    bytes.writeUInt32BE(value >>> 0, i * 4);
-  });
-  return bytes;
-}
-
-export const cString = (text: string): Buffer => Buffer.from(`${text}\0`, "utf8");
-
-/** A typed message with a true length. */
-export function frame(type: string, ...parts: Uint8Array[]): Buffer {
-  const body = Buffer.concat(parts);
-  return Buffer.concat([Buffer.from(type, "latin1"), int32s(body.length + 4), body]);
-}
-
-export function startupPacket(
-  parameters: Readonly<Record<string, string>>,
-  version = protocolVersion(3, 0),
-): Buffer {
-  const pairs = Object.entries(parameters).flatMap(([name, value]) => [
-    cString(name),
-    cString(value),
-  ]);
-  const body = Buffer.concat([int32s(version), ...pairs, Buffer.from([0])]);
-  return Buffer.concat([int32s(body.length + 4), body]);
-}
-
-export function cancelRequest(pid: number, secret: Uint8Array): Buffer {
-  return Buffer.concat([int32s(12 + secret.length, 80877102, pid), secret]);
-}
-
-/** The fields of an `E` or `N` body. */
-export function errorFields(body: Buffer): ErrorFields {
-  const fields: Record<string, string> = {};
-  for (const field of body.toString("utf8").split("\0")) {
-    if (field.length > 0) fields[field.slice(0, 1)] = field.slice(1);
-  }
-  return fields;
-}
-
-export class RawClient {
-  readonly #deadlineMs: number;
-  #socket: Socket;
-  #received: Buffer = Buffer.alloc(0);
-  #ended = false;
-  #wake: () => void = () => undefined;
-
-  private constructor(socket: Socket, deadlineMs: number) {
-    this.#deadlineMs = deadlineMs;
-    this.#socket = socket;
-    this.#listen(socket);
-  }
-
+export class RawClient extends RawPeer {
   /** Every wait of this client is bounded by `deadlineMs`. */
   static async connect(target: Target, deadlineMs = 10_000): Promise<RawClient> {
     const socket =
@@ -132,51 +65,6 @@ export class RawClient {
     throw new Error(`${error.S} ${error.C}: ${error.M} ${error.D ?? ""}`);
   }
 
-  get ended(): boolean {
-    return this.#ended;
-  }
-
-  send(...bytes: Uint8Array[]): void {
-    this.#socket.write(Buffer.concat(bytes));
-  }
-
-  /** The server's next message; undefined once it has closed the connection. */
-  async next(): Promise<RawFrame | undefined> {
-    const whole = () => {
-      if (this.#received.length < 5) return undefined;
-      const size = 1 + this.#received.readUInt32BE(1);
-      return this.#received.length < size ? undefined : size;
-    };
-    await this.#until(() => whole() !== undefined, "a message");
-    const size = whole();
-    if (size === undefined) return undefined;
-    const bytes = this.#take(size);
-    return { type: bytes.toString("latin1", 0, 1), body: bytes.subarray(5) };
-  }
-
-  /** Messages up to and including the first of these types, or up to the end of the connection. */
-  async until(...types: string[]): Promise<RawFrame[]> {
-    const frames: RawFrame[] = [];
-    for (;;) {
-      const received = await this.next();
-      if (received === undefined) return frames;
-      frames.push(received);
-      if (types.includes(received.type)) return frames;
-    }
-  }
-
-  /** Exactly this many bytes (fewer if the connection ends), for answers that are no message. */
-  async bytes(count: number): Promise<Buffer> {
-    await this.#until(() => this.#received.length >= count, `${count} bytes`);
-    return this.#take(Math.min(count, this.#received.length));
-  }
-
-  /** Waits for the server to close, and returns all it sent before. */
-  async closed(): Promise<RawFrame[]> {
-    const frames = await this.until();
-    return frames;
-  }
-
   /** Asks for TLS; "S" means that the connection is encrypted from now on. */
   async requestTls(): Promise<string> {
     this.send(sslRequest);
@@ -186,15 +74,14 @@ export class RawClient {
   }
 
   async upgrade(): Promise<void> {
-    const plain = this.#socket;
-    plain.removeAllListeners();
-    const secure = tlsConnect({ socket: plain, rejectUnauthorized: false });
-    await new Promise<void>((resolve, reject) => {
-      secure.once("secureConnect", () => resolve());
-      secure.once("error", reject);
+    await this.replaceSocket(async (plain) => {
+      const secure = tlsConnect({ socket: plain, rejectUnauthorized: false });
+      await new Promise<void>((resolve, reject) => {
+        secure.once("secureConnect", () => resolve());
+        secure.once("error", reject);
+      });
+      return secure;
     });
-    this.#socket = secure;
-    this.#listen(secure);
   }
 
   /** The whole dialogue from the start-up packet to ReadyForQuery or to the error. */
@@ -263,67 +150,10 @@ export class RawClient {
     );
   }
 
-  /** Bytes given to `send` that the kernel has not taken yet: a peer that stalls makes it stay. */
-  get unsent(): number {
-    return this.#socket.writableLength;
-  }
-
   /** Says goodbye and waits for the server to close. */
   async terminate(): Promise<void> {
     this.send(frame("X"));
     await this.closed();
-  }
-
-  /** Stops reading, as a client does that hangs: the kernel's buffers fill up. */
-  pause(): void {
-    this.#socket.pause();
-  }
-
-  resume(): void {
-    this.#socket.resume();
-  }
-
-  /** Vanishes without a goodbye. */
-  destroy(): void {
-    this.#socket.destroy();
-    this.#ended = true;
-  }
-
-  #listen(socket: Socket): void {
-    socket.on("data", (chunk: Buffer) => {
-      this.#received = this.#received.length === 0 ? chunk : Buffer.concat([this.#received, chunk]);
-      this.#wake();
-    });
-    const end = () => {
-      this.#ended = true;
-      this.#wake();
-    };
-    socket.on("end", end);
-    socket.on("close", end);
-    socket.on("error", end); // a reset is an end as well; what was received before still counts
-  }
-
-  #take(count: number): Buffer {
-    const bytes = this.#received.subarray(0, count);
-    this.#received = this.#received.subarray(count);
-    return bytes;
-  }
-
-  async #until(holds: () => boolean, what: string): Promise<void> {
-    if (holds() || this.#ended) return;
-    await new Promise<void>((resolve, reject) => {
-      const seen = () => this.#received.subarray(0, 200).toString("latin1");
-      const timer = setTimeout(
-        () => reject(new Error(`no ${what} within ${this.#deadlineMs} ms; so far: ${seen()}`)),
-        this.#deadlineMs,
-      );
-      this.#wake = () => {
-        if (!holds() && !this.#ended) return;
-        clearTimeout(timer);
-        this.#wake = () => undefined;
-        resolve();
-      };
-    });
   }
 }
 
