@@ -35,9 +35,9 @@ export type ScramReply =
   | { readonly kind: "scram_message"; readonly text: string }
   | { readonly kind: "derived"; readonly keys: ScramKeys };
 
-type Dialogue<Result> = Generator<ScramEffect, Result, ScramReply>;
+export type ScramDialogue<Result> = Generator<ScramEffect, Result, ScramReply>;
 
-function* ask(text: string): Dialogue<string> {
+function* ask(text: string): ScramDialogue<string> {
   const reply = yield { kind: "scram_message", text };
   if (reply.kind !== "scram_message") throw new TypeError("SCRAM expected the peer's message");
   return reply.text;
@@ -47,7 +47,7 @@ function* ask(text: string): Dialogue<string> {
 export function* askKeys(
   password: Uint8Array,
   salting: { readonly salt: Uint8Array; readonly iterations: number },
-): Dialogue<ScramKeys> {
+): ScramDialogue<ScramKeys> {
   const { salt, iterations } = salting;
   const reply = yield { kind: "derive", password: saslprep(password), salt, iterations };
   if (reply.kind !== "derived") throw new TypeError("SCRAM expected derived keys");
@@ -75,7 +75,7 @@ export function* scramServer(options: {
   readonly clientFirst: string;
   readonly verifier: ScramVerifier;
   readonly nonce: string;
-}): Dialogue<ScramServerResult> {
+}): ScramDialogue<ScramServerResult> {
   const { verifier } = options;
   const first = readClientFirst(options.clientFirst);
   const nonce = first.nonce + options.nonce;
@@ -158,7 +158,7 @@ export type ScramClientSecret =
 export function* scramClient(options: {
   readonly secret: ScramClientSecret;
   readonly nonce: string;
-}): Dialogue<void> {
+}): ScramDialogue<void> {
   const gs2Header = "n,,";
   const bare = `n=,r=${options.nonce}`;
   const serverFirst = yield* ask(gs2Header + bare);
@@ -183,7 +183,7 @@ export function* scramClient(options: {
 function* clientKeys(
   secret: ScramClientSecret,
   challenge: { readonly salt: Uint8Array; readonly iterations: number },
-): Dialogue<{ readonly clientKey: Uint8Array; readonly serverKey: Uint8Array }> {
+): ScramDialogue<{ readonly clientKey: Uint8Array; readonly serverKey: Uint8Array }> {
   if (secret.kind === "password") return yield* askKeys(secret.password, challenge);
   if (sameSalting(secret, challenge)) return secret;
   throw new AuthenticationFailed("failed to authenticate with backend using SCRAM", {
