@@ -124,12 +124,18 @@ function secretOf(
 }
 
 /**
- * For a backend that lets everybody in. Only a password that is still a mere claim is refused:
- * nobody has checked it.
+ * What the client has shown once every backend of `demands` has let us in. A password that was a
+ * mere claim is proven by a backend that asked for it; where none asked, nobody has checked it and
+ * the client is refused.
  */
-export function confirmUndemanded(proof: ClientProof | undefined, login: ClientLogin): ClientProof {
+export function concludeLogin(
+  demands: readonly (BackendDemand | "trust")[],
+  proof: ClientProof | undefined,
+  login: ClientLogin,
+): ClientProof {
   if (proof === undefined) return { kind: "trusted" };
   if (proof.kind !== "claimed") return proof;
+  if (demands.some((demand) => demand !== "trust")) return { ...proof, kind: "verified" };
   const truth = new AuthenticationFailed("clear text password authentication failed", {
     detail: `unable to get the password for user: "${login.user}"`,
     hint: 'a "password" rule needs an entry in pool_passwd when the backend does not ask for a password',
