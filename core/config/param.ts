@@ -34,6 +34,8 @@ export type NumberRow = Common & {
   /** Default: the largest of a C `int` or `long`. */
   readonly max?: number;
   readonly unit?: Unit;
+  /** PGPOOL SHOW prints four octal digits. */
+  readonly shown?: "octal";
 };
 export type StringRow = Common & { readonly type: "string"; readonly initial: string };
 export type EnumRow = Common & {

@@ -49,6 +49,16 @@ export const backendParams = {
     context: "reload",
     brief: "application_name of the walreceiver of a backend",
   },
+  connect_timeout: {
+    type: "int",
+    initial: 10000,
+    min: 0,
+    unit: "ms",
+    perNode: "backend",
+    indexFree: true,
+    context: "reload",
+    brief: "Time to connect to a backend; 0 is as long as TCP waits",
+  },
 } as const satisfies Rows;
 
 export const healthCheckParams = {
@@ -115,16 +125,6 @@ export const healthCheckParams = {
     indexFree: true,
     context: "reload",
     brief: "Pause between these checks",
-  },
-  connect_timeout: {
-    type: "int",
-    initial: 10000,
-    min: 0,
-    unit: "ms",
-    perNode: "backend",
-    indexFree: true,
-    context: "reload",
-    brief: "Time to connect to a backend; 0 is as long as TCP waits",
   },
   health_check_test: {
     type: "bool",
