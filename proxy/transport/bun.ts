@@ -101,19 +101,16 @@ class BunConn implements Conn {
     },
     handshake(socket, completed, complaint) {
       const conn = socket.data;
-      if (conn !== undefined) conn.#onHandshake(completed, complaint);
+      if (conn !== undefined) conn.#onHandshake(socket, completed, complaint);
     },
     // Present so that a refused connect is a rejection of its own promise and nothing else.
     connectError() {},
   };
 
-  constructor(socket: BunSocket, kind: "tcp" | "unix") {
+  constructor(socket: BunSocket, peer: PeerAddress) {
     this.#socket = socket;
-    this.peer =
-      kind === "unix"
-        ? { kind }
-        : { kind, host: plainAddress(socket.remoteAddress), port: socket.remotePort };
-    if (kind === "tcp") {
+    this.peer = peer;
+    if (peer.kind === "tcp") {
       socket.setNoDelay(true);
       socket.setKeepAlive(true);
     }
@@ -225,17 +222,18 @@ class BunConn implements Conn {
     });
   }
 
-  #onHandshake(completed: boolean, complaint: Error | null): void {
+  #onHandshake(socket: BunSocket, completed: boolean, complaint: Error | null): void {
     const handshake = this.#handshake;
     if (handshake === undefined) return;
-    const failure = handshake.judge(this.#socket, completed, complaint);
+    this.#socket = socket;
+    const failure = handshake.judge(socket, completed, complaint);
     if (failure !== undefined) {
       this.#abort(failure);
       return;
     }
     this.#handshake = undefined;
-    this.#tls = tlsInfo(this.#socket, handshake.withPeerName);
-    if (this.#delivery.paused) this.#socket.pause();
+    this.#tls = tlsInfo(socket, handshake.withPeerName);
+    if (this.#delivery.paused) socket.pause();
     handshake.resolve();
     this.#delivery.settled();
   }
@@ -320,12 +318,16 @@ function judgeServer(
   completed: boolean,
   complaint: Error | null,
 ): Error | undefined {
-  const untrusted = !completed && complaintCode(complaint) !== "ERR_TLS_CERT_ALTNAME_INVALID";
+  const code = complaintCode(complaint);
   if (options.ca === undefined && options.verifyName === undefined) {
-    const secured = completed || (complaint !== null && complaintCode(complaint) !== "ECONNRESET");
+    // A complaint about the certificate means that the handshake got as far as having one.
+    const secured = completed || (complaint !== null && code !== "ECONNRESET");
     return secured ? undefined : tlsFailure(complaint);
   }
-  if (untrusted) return tlsFailure(complaint);
+  // `completed` says nothing about trust: only the absence of a complaint does. The chain is judged
+  // before the name, so a complaint about the name vouches for the chain.
+  const trusted = complaint === null ? completed : code === "ERR_TLS_CERT_ALTNAME_INVALID";
+  if (!trusted) return tlsFailure(complaint);
   if (options.verifyName === undefined) return undefined;
   const certificate = peerCertificate(socket);
   if (certificate === undefined) return tlsFailure(null);
@@ -390,13 +392,14 @@ function clientOptions(options: ClientTls): TLSOptions {
 
 /** Opens one address. When given up meanwhile, what opens later is closed on arrival. */
 async function dial(address: DialAddress, signal: AbortSignal): Promise<Conn> {
+  const peer: PeerAddress = address.kind === "unix" ? { kind: "unix" } : address;
   const options = {
     allowHalfOpen: true,
     data: undefined,
     socket: {
       ...BunConn.handler,
       open(socket: BunSocket) {
-        socket.data = new BunConn(socket, address.kind);
+        socket.data = new BunConn(socket, peer);
       },
     },
   };
@@ -414,7 +417,12 @@ function accepting(kind: "tcp" | "unix", onConn: (conn: Conn) => void): BunHandl
   return {
     ...BunConn.handler,
     open(socket) {
-      const conn = new BunConn(socket, kind);
+      const peer = kind === "unix" ? { kind } : remotePeer(socket);
+      if (peer === undefined) {
+        socket.terminate();
+        return;
+      }
+      const conn = new BunConn(socket, peer);
       socket.data = conn;
       try {
         onConn(conn);
@@ -424,6 +432,13 @@ function accepting(kind: "tcp" | "unix", onConn: (conn: Conn) => void): BunHandl
       }
     },
   };
+}
+
+/** Undefined, whatever Bun's types say, when the client reset the connection before it was accepted. */
+function remotePeer(socket: BunSocket): PeerAddress | undefined {
+  const address: string | undefined = socket.remoteAddress;
+  if (address === undefined) return undefined;
+  return { kind: "tcp", host: plainAddress(address), port: socket.remotePort };
 }
 
 async function listenUnix(
