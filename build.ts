@@ -1,0 +1,48 @@
+/**
+ * `npm run build`: one file, dist/pgpool, that needs neither sources nor node_modules.
+ *
+ *   bun build.ts [--target=bun-linux-arm64 [--runtime=PATH]] [--outfile=PATH]
+ *
+ * `--runtime` names the bun executable of the target when it cannot be downloaded.
+ */
+import { mkdirSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { parseArgs } from "node:util";
+
+const { values } = parseArgs({
+  options: {
+    target: { type: "string" },
+    runtime: { type: "string" },
+    outfile: { type: "string", default: join(import.meta.dir, "dist", "pgpool") },
+  },
+});
+
+if (values.target !== undefined && !isTarget(values.target)) {
+  console.error(`unknown target "${values.target}"; such as bun-linux-x64 or bun-linux-arm64`);
+  process.exit(1);
+}
+const startedMs = performance.now();
+mkdirSync(dirname(values.outfile), { recursive: true });
+const result = await Bun.build({
+  entrypoints: [join(import.meta.dir, "cmd", "main.ts")],
+  // bytecode starts faster; with the default format it would bake in the build machine's paths
+  format: "esm",
+  bytecode: true,
+  minify: true,
+  target: "bun",
+  compile: {
+    outfile: values.outfile,
+    ...(values.target === undefined ? {} : { target: values.target }),
+    ...(values.runtime === undefined ? {} : { executablePath: values.runtime }),
+  },
+  throw: false,
+});
+for (const log of result.logs) console.error(String(log));
+if (!result.success) process.exit(1);
+const sizeMb = statSync(values.outfile).size / 1_000_000;
+const tookS = (performance.now() - startedMs) / 1000;
+console.log(`${values.outfile}: ${sizeMb.toFixed(1)} MB in ${tookS.toFixed(1)} s`);
+
+function isTarget(name: string): name is Bun.Build.CompileTarget {
+  return name.startsWith("bun-");
+}
