@@ -89,6 +89,8 @@ export type StatementFacts = {
   readonly redefines: Redefines;
   /** Every PREPARE of the text. */
   readonly prepares: readonly PreparedFacts[];
+  /** A later statement of the text may write. (Pgpool looks at the first alone.) */
+  readonly laterWrites: boolean;
 };
 
 /** What the parser made of a text. */
@@ -149,6 +151,7 @@ const blank: StatementFacts = {
   terminatesPid: undefined,
   redefines: "nothing",
   prepares: none,
+  laterWrites: false,
 };
 
 /** Blanks, `;` or comments only: a constant SELECT to the rules, EmptyQueryResponse to the client. */
@@ -158,8 +161,15 @@ function emptyFacts(sql: string, outcome: ParseOutcome): StatementFacts {
   return { ...blank, readBits: readBitsByText(sql), multiStatement: several };
 }
 
+/** Should it have to leave the proxy (extended protocol), the primary reports the syntax error. */
 function pgpoolFacts(command: PgpoolCommand): StatementFacts {
-  return { ...blank, statement: { kind: "pgpool", command }, reason: "pgpool_command" };
+  return {
+    ...blank,
+    statement: { kind: "pgpool", command },
+    destination: "primary",
+    reason: "pgpool_command",
+    readBits: 0,
+  };
 }
 
 /** Unknown text may do anything: it goes to the primary, and what we knew of the catalogs is void. */
@@ -172,6 +182,7 @@ function unparsable(multiStatement: boolean): StatementFacts {
     readBits: 0,
     multiStatement,
     redefines: "catalog",
+    laterWrites: multiStatement,
   };
 }
 
@@ -198,6 +209,7 @@ function parsedFacts(
     terminatesPid: first.tag === "SelectStmt" ? below.terminatesPid : undefined,
     redefines: all.reduce<Redefines>((worst, each) => worseOf(worst, redefinedBy(each)), "nothing"),
     prepares: preparesOf(sql, all),
+    laterWrites: all.some((each) => each !== first && mayWrite(each)),
   };
 }
 
@@ -303,7 +315,7 @@ function destinationOf(first: TaggedNode, statement: Statement, below: TreeFindi
     case "unparsable":
       return toPrimary("unparsable");
     case "pgpool":
-      return { destination: "either", reason: "pgpool_command" };
+      return toPrimary("pgpool_command");
     case "other":
       return otherDestination(first);
   }
@@ -448,6 +460,13 @@ function redefinedBy(raw: TaggedNode): Redefines {
   if (raw.tag === "DiscardStmt") return "temporary";
   if (harmlessDefinitions.has(raw.tag)) return "nothing";
   return definingTag.test(raw.tag) ? "catalog" : "nothing";
+}
+
+function mayWrite(raw: TaggedNode): boolean {
+  if (raw.tag === "TransactionStmt" || raw.tag === "VariableShowStmt") return false;
+  if (raw.tag !== "SelectStmt") return true;
+  const below = findInTree(raw.node);
+  return below.functions.length > 0 || below.locksRows || !readsOnly(raw.node);
 }
 
 const redefinesOrder: readonly Redefines[] = ["nothing", "temporary", "catalog"];

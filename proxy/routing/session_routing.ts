@@ -1,0 +1,427 @@
+/**
+ * What routing remembers of one client's session, and how statements change it (spec
+ * load-balance.md sections 1, 5.3, 6 and 7). Plain state with functions over it: no sockets, and
+ * nothing asked that is not given.
+ */
+
+import type { NodeId } from "../../core/cluster/state.ts";
+import type { FunctionName, StatementFacts, TransactionControl } from "../../core/sql/facts.ts";
+import type { CatalogLookups } from "./catalog_lookups.ts";
+import type { RoutingRules } from "./rules.ts";
+
+/** As in ReadyForQuery. */
+export type TransactionStatus = "I" | "T" | "E";
+
+export type Isolation = "unknown" | "serializable" | "weaker";
+
+/** A statement made by PREPARE, and the nodes that know it. */
+export type SqlPrepared = { readonly nodes: readonly NodeId[]; readonly sql: string };
+
+export class RoutingSession {
+  readonly user: string;
+  readonly database: string;
+  /** Of the startup packet: a later SET does not count. */
+  readonly applicationName: string;
+  readonly protocolMajor: number;
+
+  /** The node for reads; undefined until the first statement that needs one. */
+  loadBalanceNode: NodeId | undefined;
+  /** Of the write node: `noteReady` at each ReadyForQuery; BEGIN and its end count at once. */
+  status: TransactionStatus = "I";
+  /** Nodes of the cluster to which this session has no connection. */
+  readonly lostNodes = new Set<NodeId>();
+
+  /** A write was seen, by the terms of disable_load_balance_on_write. */
+  writing = false;
+  /** A write was seen in this transaction, whatever that setting. For the query cache. */
+  reallyWriting = false;
+  /** An error was answered in this transaction, on whichever node. */
+  failed = false;
+  isolation: Isolation = "unknown";
+  /** The transaction was opened inside a multi-statement query: only the write node knows it. */
+  multiStatementTransaction = false;
+  /** BEGIN READ ONLY and its like. */
+  readOnlyTransaction = false;
+
+  /** What a transaction has without being told; "unknown" again when that may have changed. */
+  defaultIsolation: Isolation = "unknown";
+  /** Nothing but that default has determined the isolation of this transaction. */
+  isolationByDefault = true;
+  /** Status after the last statement noted, to tell what the next one changed. */
+  wasInTransaction = false;
+  /** Something more than a SAVEPOINT was written, and whether before the first of them. */
+  wroteData = false;
+  wroteBeforeSavepoint = false;
+
+  /** check_temp_table = trace. */
+  readonly tracedTables = new Map<string, "creating" | "created" | "dropping">();
+
+  /** dml_adaptive: in an explicit transaction, and the lower-case names it has written. */
+  dmlTransaction = false;
+  readonly dmlTables = new Set<string>();
+
+  readonly prepared = new Map<string, SqlPrepared>();
+  /** Where a Parse of this name lives, for EXECUTE of it; the session knows. */
+  parsedNodes: (name: string) => readonly NodeId[] | undefined = () => undefined;
+
+  constructor(client: {
+    readonly user: string;
+    readonly database: string;
+    readonly applicationName?: string;
+    readonly protocolMajor?: number;
+  }) {
+    this.user = client.user;
+    this.database = client.database;
+    this.applicationName = client.applicationName ?? "";
+    this.protocolMajor = client.protocolMajor ?? 3;
+  }
+}
+
+/** Is this a read under the present settings (section 3.7)? */
+export const isRead = (facts: StatementFacts, rules: RoutingRules): boolean =>
+  (facts.readBits & rules.readBit) !== 0;
+
+/**
+ * Does a function of these write (5.5)? `undefined` when the catalog must be asked. The first one
+ * that is known to write decides, so a missing answer matters only when none does.
+ */
+export function callsWriter(
+  functions: readonly FunctionName[],
+  rules: RoutingRules,
+  catalog: CatalogLookups,
+): boolean | undefined {
+  let known = true;
+  for (const called of functions) {
+    const writes = isWriter(called, rules, catalog);
+    if (writes === true) return true;
+    if (writes === undefined) known = false;
+  }
+  return known ? false : undefined;
+}
+
+function isWriter(
+  called: FunctionName,
+  rules: RoutingRules,
+  catalog: CatalogLookups,
+): boolean | undefined {
+  const { readOnlyFunctions, writeFunctions } = rules;
+  if (readOnlyFunctions !== undefined) return !matchesName(readOnlyFunctions, called);
+  if (writeFunctions !== undefined) return matchesName(writeFunctions, called);
+  return catalog.volatile(called);
+}
+
+function matchesName(patterns: readonly RegExp[], called: FunctionName): boolean {
+  const name = called.schema === undefined ? called.name : `${called.schema}.${called.name}`;
+  for (const pattern of patterns) if (pattern.test(name)) return true;
+  return false;
+}
+
+/** To be called for each statement when it is sent: dml_adaptive counts what was tried (7.1, 7.2). */
+export function noteSent(
+  session: RoutingSession,
+  facts: StatementFacts,
+  rules: RoutingRules,
+): void {
+  if (!rules.dmlAdaptive) return;
+  const { statement } = facts;
+  if (statement.kind === "transaction") {
+    noteDmlTransaction(session, statement.control);
+    return;
+  }
+  if (!isRead(facts, rules)) {
+    for (const table of facts.writtenTables) addDmlTable(session, table.name, rules);
+  }
+  if (!session.dmlTransaction || rules.dependentsOfFunction.size === 0) return;
+  for (const called of facts.calledFunctions) {
+    const dependent = rules.dependentsOfFunction.get(called.name.toLowerCase());
+    if (dependent !== undefined) session.dmlTables.add(dependent);
+  }
+}
+
+function noteDmlTransaction(session: RoutingSession, control: TransactionControl): void {
+  switch (control.kind) {
+    case "begin":
+      session.dmlTransaction = true;
+      if (!session.wasInTransaction) session.dmlTables.clear();
+      return;
+    case "commit":
+    case "rollback":
+      session.dmlTransaction = control.chain;
+      session.dmlTables.clear();
+      return;
+    case "rollback_to":
+      // Pgpool forgets everything here; what was written before the savepoint is still there.
+      if (!session.wroteBeforeSavepoint) session.dmlTables.clear();
+      return;
+    case "savepoint":
+    case "release":
+    case "two_phase":
+      return;
+  }
+}
+
+function addDmlTable(session: RoutingSession, name: string, rules: RoutingRules): void {
+  const lower = name.toLowerCase();
+  session.dmlTables.add(lower);
+  if (!session.dmlTransaction) return;
+  const dependent = rules.dependentsOfTable.get(lower);
+  if (dependent !== undefined) session.dmlTables.add(dependent);
+}
+
+/** To be called at each ReadyForQuery of the write node, before what it completes is noted. */
+export function noteReady(session: RoutingSession, status: TransactionStatus): void {
+  session.status = status;
+}
+
+/**
+ * To be called when a statement has succeeded (section 6). `nodes` are those that ran it: where a
+ * PREPARE has made its statement.
+ */
+export function noteSuccess(
+  session: RoutingSession,
+  facts: StatementFacts,
+  rules: RoutingRules,
+  catalog: CatalogLookups,
+  nodes: readonly NodeId[],
+): void {
+  const { statement } = facts;
+  const control = statement.kind === "transaction" ? statement.control : undefined;
+  if (control !== undefined && !facts.multiStatement) noteBoundary(session, control);
+  const inTransaction = session.status !== "I";
+  if (control !== undefined) noteTransaction(session, control, rules, inTransaction);
+  else noteWrite(session, facts, rules, catalog, inTransaction);
+  if (facts.multiStatement) noteMultiStatement(session, facts, rules, inTransaction);
+  noteObjects(session, facts, nodes, inTransaction);
+  if (mayChangeDefaults(facts)) {
+    session.defaultIsolation = "unknown";
+    session.isolationByDefault = false;
+  }
+  session.wasInTransaction = inTransaction;
+}
+
+/** In a pipeline the next statement is routed before ReadyForQuery tells of the transaction. */
+function noteBoundary(session: RoutingSession, control: TransactionControl): void {
+  if (control.kind === "begin" && session.status === "I") session.status = "T";
+  if (control.kind === "commit" || control.kind === "rollback") {
+    session.status = control.chain ? "T" : "I";
+  }
+}
+
+/** It may have begun a transaction or ended one, wherever in its text. */
+function noteMultiStatement(
+  session: RoutingSession,
+  facts: StatementFacts,
+  rules: RoutingRules,
+  inTransaction: boolean,
+): void {
+  if (!inTransaction) {
+    endTransaction(session, rules);
+  } else if (!session.wasInTransaction) {
+    session.multiStatementTransaction = true;
+  }
+  if (facts.laterWrites && inTransaction) markWriting(session, rules, inTransaction);
+}
+
+function noteTransaction(
+  session: RoutingSession,
+  control: TransactionControl,
+  rules: RoutingRules,
+  inTransaction: boolean,
+): void {
+  switch (control.kind) {
+    case "begin":
+      // Inside a transaction BEGIN only warns. (Pgpool forgets earlier writes here.)
+      if (session.wasInTransaction) return;
+      beginTransaction(session, rules);
+      noteModes(session, control);
+      return;
+    case "commit":
+    case "rollback":
+      settleTracedTables(session, control.kind === "commit" && !session.failed);
+      // SET LOCAL and what was set in a transaction that failed are undone.
+      session.defaultIsolation = "unknown";
+      endTransaction(session, rules, control.chain);
+      return;
+    case "rollback_to":
+      session.failed = false;
+      if (forgetsWrites(rules)) session.writing = session.wroteBeforeSavepoint;
+      session.wroteData = session.wroteBeforeSavepoint;
+      session.reallyWriting = session.wroteBeforeSavepoint;
+      return;
+    case "savepoint":
+      if (session.wroteData) session.wroteBeforeSavepoint = true;
+      markWriting(session, rules, inTransaction, false);
+      return;
+    case "release":
+      markWriting(session, rules, inTransaction, false);
+      return;
+    case "two_phase":
+      if (!inTransaction) endTransaction(session, rules);
+      else markWriting(session, rules, inTransaction);
+      return;
+  }
+}
+
+const forgetsWrites = (rules: RoutingRules): boolean =>
+  rules.onWrite !== "trans_transaction" && rules.onWrite !== "always";
+
+function beginTransaction(session: RoutingSession, rules: RoutingRules): void {
+  if (forgetsWrites(rules)) session.writing = false;
+  session.reallyWriting = false;
+  session.failed = false;
+  session.wroteData = false;
+  session.wroteBeforeSavepoint = false;
+  session.isolation = session.defaultIsolation;
+  session.isolationByDefault = true;
+  session.readOnlyTransaction = false;
+}
+
+/** A chained transaction keeps its predecessor's characteristics. */
+function endTransaction(session: RoutingSession, rules: RoutingRules, chain = false): void {
+  const { isolation, readOnlyTransaction } = session;
+  beginTransaction(session, rules);
+  session.multiStatementTransaction = session.multiStatementTransaction && chain;
+  if (!chain) return;
+  session.isolation = isolation;
+  session.readOnlyTransaction = readOnlyTransaction;
+}
+
+function noteModes(
+  session: RoutingSession,
+  modes: Extract<TransactionControl, { kind: "begin" }>,
+): void {
+  session.isolationByDefault = modes.isolation === undefined;
+  session.isolation =
+    modes.isolation === undefined ? session.defaultIsolation : levelOf(modes.isolation);
+  session.readOnlyTransaction = modes.readOnly;
+}
+
+const levelOf = (level: string): Isolation =>
+  level === "serializable" ? "serializable" : "weaker";
+
+function markWriting(
+  session: RoutingSession,
+  rules: RoutingRules,
+  inTransaction: boolean,
+  data = true,
+): void {
+  const setting = rules.onWrite;
+  const counts =
+    setting === "always" ||
+    (inTransaction && (setting === "transaction" || setting === "trans_transaction"));
+  if (counts) session.writing = true;
+  if (!inTransaction) return;
+  session.reallyWriting = true;
+  if (data) session.wroteData = true;
+}
+
+function noteWrite(
+  session: RoutingSession,
+  facts: StatementFacts,
+  rules: RoutingRules,
+  catalog: CatalogLookups,
+  inTransaction: boolean,
+): void {
+  const { statement } = facts;
+  if (statement.kind === "set") {
+    if (statement.effect === "serializable" && inTransaction) session.isolation = "serializable";
+    if (statement.effect === "read_only") {
+      session.readOnlyTransaction = inTransaction;
+      return;
+    }
+  }
+  if (statement.kind === "empty") return;
+  // Unknown counts as writing: the mistake keeps reads on the primary.
+  const writes =
+    !isRead(facts, rules) || callsWriter(facts.calledFunctions, rules, catalog) !== false;
+  if (writes) markWriting(session, rules, inTransaction);
+}
+
+function noteObjects(
+  session: RoutingSession,
+  facts: StatementFacts,
+  nodes: readonly NodeId[],
+  inTransaction: boolean,
+): void {
+  const { statement } = facts;
+  for (const each of facts.prepares) {
+    session.prepared.set(each.name, { nodes, sql: each.sql });
+  }
+  switch (statement.kind) {
+    case "deallocate":
+      if (statement.name === undefined) session.prepared.clear();
+      else session.prepared.delete(statement.name);
+      return;
+    case "discard":
+      // DISCARD PLANS drops plans, not statements (Pgpool forgets the statements as well).
+      if (statement.target === "all") session.prepared.clear();
+      if (statement.target === "all" || statement.target === "temp") session.tracedTables.clear();
+      return;
+    case "create_temp_table":
+      session.tracedTables.set(statement.name, inTransaction ? "creating" : "created");
+      return;
+    case "drop_table":
+      for (const name of statement.names) {
+        if (!inTransaction) session.tracedTables.delete(name);
+        else if (session.tracedTables.has(name)) session.tracedTables.set(name, "dropping");
+      }
+      return;
+    case "empty":
+    case "unparsable":
+    case "pgpool":
+    case "show":
+    case "select":
+    case "write":
+    case "copy":
+    case "transaction":
+    case "set":
+    case "prepare":
+    case "execute":
+    case "explain":
+    case "listen":
+    case "other":
+      return;
+  }
+}
+
+function settleTracedTables(session: RoutingSession, committed: boolean): void {
+  for (const [name, state] of session.tracedTables) {
+    if (state === "created") continue;
+    if (committed === (state === "creating")) session.tracedTables.set(name, "created");
+    else session.tracedTables.delete(name);
+  }
+}
+
+const defaultChangers: ReadonlySet<StatementFacts["statement"]["kind"]> = new Set([
+  "set",
+  "discard",
+  "unparsable",
+  "execute",
+  "other",
+] as const);
+
+/**
+ * May the statement have changed default_transaction_isolation, or the level of this transaction?
+ * SET says so; code of the user's might. Reads and writes cannot, short of a function for it.
+ */
+const mayChangeDefaults = (facts: StatementFacts): boolean =>
+  facts.multiStatement || defaultChangers.has(facts.statement.kind);
+
+/**
+ * To be called when an error was answered to the client's statement, from any node. `inTransaction`:
+ * the write node or the one that failed is in a transaction block.
+ */
+export function noteError(session: RoutingSession, inTransaction: boolean): void {
+  session.wasInTransaction = inTransaction;
+  if (inTransaction) session.failed = true;
+}
+
+/** The answer to the question "isolation". */
+export function noteIsolation(session: RoutingSession, level: string): void {
+  session.isolation = levelOf(level);
+  if (session.isolationByDefault) session.defaultIsolation = session.isolation;
+}
+
+/** Is the table known to this session as its own temporary one (check_temp_table = trace)? */
+export const isTraced = (session: RoutingSession, name: string): boolean =>
+  session.tracedTables.has(name);
