@@ -175,15 +175,18 @@ function emptyHostnames(settings: Settings, socketDirectory: string): readonly C
     }));
 }
 
+/** One warning a parameter, however many nodes it is set for. */
 function notBuilt(keys: readonly string[], settings: Settings): readonly ConfigMessage[] {
-  return keys.flatMap((key): readonly ConfigMessage[] => {
+  const names = keys.flatMap((key) => {
     const target = targetOf(key);
     if (target === undefined || !isNotBuilt(target.name)) return [];
     const initial = initialValue(target.name, target.row);
-    if (String(settings.get(key)?.value) === String(initial)) return [];
-    const message = `parameter "${key}" is accepted, but has no effect in this version`;
-    return [{ severity: "WARNING", message }];
+    return String(settings.get(key)?.value) === String(initial) ? [] : [target.name];
   });
+  return [...new Set(names)].map((name) => ({
+    severity: "WARNING",
+    message: `parameter "${name}" is accepted, but has no effect in this version`,
+  }));
 }
 
 /** Applies one line of a reload, if it may, and says what the line gives reason to say. */
