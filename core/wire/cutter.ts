@@ -110,7 +110,8 @@ export class StreamCutter {
     const size = this.#sizeOf(this.#partial, 0);
     this.#gatherUpTo(size, size);
     if (this.#partialLength < size) return undefined;
-    const piece = this.#partial.subarray(0, size);
+    const whole = this.#partial;
+    const piece = whole.length === size ? whole : whole.subarray(0, size);
     // Given away for good: whoever took the piece may still be sending it.
     this.#partial = EMPTY;
     this.#partialLength = 0;
