@@ -1,7 +1,5 @@
 /** Who runs in a bench: PostgreSQL itself, ours, PgBouncer in session mode, the real Pgpool-II. */
-import { join } from "node:path";
 import {
-  mustRun,
   originalPgpool,
   ourBinary,
   Pgbouncer,
@@ -11,6 +9,8 @@ import {
   type Program,
   pgbouncerProgram,
   type Scope,
+  type ServerCertificate,
+  serverCertificate,
 } from "../cluster/harness.ts";
 
 export const contenderNames = ["direct", "ours", "PgBouncer", "Pgpool-II"] as const;
@@ -80,7 +80,7 @@ async function startPgpool(
       num_init_children: setting.clients,
       max_pool: 1,
       sr_check_period: 10,
-      ...(setting.tls ? tlsConfig(await certificate(scope)) : {}),
+      ...(setting.tls ? tlsConfig(await serverCertificate(scope)) : {}),
     },
     ...(scram
       ? {
@@ -93,14 +93,18 @@ async function startPgpool(
   return { name, port: pgpool.port, pid: pgpool.pid };
 }
 
-const tlsConfig = (files: Certificate) => ({ ssl: true, ssl_key: files.key, ssl_cert: files.cert });
+const tlsConfig = (files: ServerCertificate) => ({
+  ssl: true,
+  ssl_key: files.key,
+  ssl_cert: files.cert,
+});
 
 async function startBouncer(scope: Scope, backend: Postgres, setting: Setting): Promise<Pgbouncer> {
   const users = {
     [benchRole.trust]: "",
     [benchRole["scram-sha-256"]]: benchRole.password,
   };
-  const files = setting.tls ? await certificate(scope) : undefined;
+  const files = setting.tls ? await serverCertificate(scope) : undefined;
   return Pgbouncer.create(scope, {
     backend,
     auth: setting.auth,
@@ -114,29 +118,4 @@ async function startBouncer(scope: Scope, backend: Postgres, setting: Setting): 
             client_tls_cert_file: files.cert,
           },
   });
-}
-
-type Certificate = { readonly key: string; readonly cert: string };
-const certificates = new WeakMap<Scope, Promise<Certificate>>();
-
-/** A self-signed certificate of the scope, made once. */
-export function certificate(scope: Scope): Promise<Certificate> {
-  const known = certificates.get(scope);
-  if (known !== undefined) return known;
-  const made = makeCertificate(scope);
-  certificates.set(scope, made);
-  return made;
-}
-
-async function makeCertificate(scope: Scope): Promise<Certificate> {
-  const dir = scope.makeDir("tls");
-  const files = { key: join(dir, "server.key"), cert: join(dir, "server.crt") };
-  await mustRun(
-    [
-      ...(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"] as const),
-      ...["-keyout", files.key, "-out", files.cert, "-days", "2", "-subj", "/CN=localhost"],
-    ],
-    { owner: scope.owner },
-  );
-  return files;
 }

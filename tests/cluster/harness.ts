@@ -8,7 +8,10 @@ import { pgbouncerProgram } from "./pgbouncer.ts";
 import { originalPgpool, ourBinary, Pgpool, type PgpoolOptions } from "./pgpool.ts";
 import { findPostgres, Postgres, type PostgresInstall, type PostgresOptions } from "./postgres.ts";
 
+export * from "./certificate.ts";
+export * from "./ledger.ts";
 export * from "./machine.ts";
+export * from "./mock_postgres.ts";
 export * from "./pgbouncer.ts";
 export * from "./pgpool.ts";
 export * from "./postgres.ts";

@@ -39,6 +39,11 @@ export class MockSession extends RawPeer {
     this.number = number;
   }
 
+  /** The process id that the client is told. */
+  get pid(): string {
+    return String(10_000 + this.number);
+  }
+
   /** The code and the rest of one packet without a type byte. */
   async packet(): Promise<{ code: number; body: Buffer }> {
     const length = await this.bytes(4);
@@ -67,11 +72,7 @@ export class MockSession extends RawPeer {
     const statuses = Object.entries(reported).map(([name, value]) =>
       frame("S", cString(name), cString(value)),
     );
-    this.send(
-      ...statuses,
-      frame("K", int32s(10_000 + this.number, 77)),
-      frame("Z", Buffer.from("I")),
-    );
+    this.send(...statuses, frame("K", int32s(Number(this.pid), 77)), frame("Z", Buffer.from("I")));
   }
 
   error(severity: string, sqlstate: string, message: string): void {

@@ -32,11 +32,20 @@ export function originalPgpool(): Program | undefined {
   return path === undefined ? undefined : { kind: "pgpool2", path };
 }
 
+/**
+ * What the cluster tests run: our binary or, with PGPOOL_PROGRAM=original in the environment, the
+ * real Pgpool-II, to see what it does where the specification leaves a doubt.
+ */
+export function programUnderTest(): Program | undefined {
+  const { PGPOOL_PROGRAM } = process.env;
+  return PGPOOL_PROGRAM === "original" ? originalPgpool() : ourBinary();
+}
+
 export type Backend = { readonly host: string; readonly port: number; readonly weight?: number };
 export type ConfigValue = string | number | boolean;
 
 export type PgpoolOptions = {
-  /** Default: our binary. */
+  /** Default: `programUnderTest()`. */
   readonly program?: Program | undefined;
   readonly backends: readonly Backend[];
   /** Parameters over the harness's own. */
@@ -77,7 +86,7 @@ export class Pgpool {
 
   /** Writes the files and, unless told otherwise, starts it and waits until it listens. */
   static async create(scope: Scope, options: PgpoolOptions): Promise<Pgpool> {
-    const program = options.program ?? ourBinary();
+    const program = options.program ?? programUnderTest();
     if (program === undefined) throw new Error("dist/pgpool is missing: run npm run build first");
     const pgpool = new Pgpool(scope, program, options, [await freePort(), await freePort()]);
     pgpool.writeFiles();
