@@ -34,6 +34,8 @@ export type NumberRow = Common & {
   /** Default: the largest of a C `int` or `long`. */
   readonly max?: number;
   readonly unit?: Unit;
+  /** Files have it in octal. */
+  readonly written?: "octal";
   /** PGPOOL SHOW prints four octal digits. */
   readonly shown?: "octal";
 };

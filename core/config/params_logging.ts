@@ -181,6 +181,7 @@ export const logCollectorParams = {
     type: "int",
     initial: 0o600,
     min: 0,
+    written: "octal",
     context: "reload",
     since: "4.2",
     brief: "Mode of the log files, in octal with a leading 0",

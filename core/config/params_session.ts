@@ -41,6 +41,7 @@ export const connectionParams = {
     initial: 0o777,
     min: 0,
     max: 0o777,
+    written: "octal",
     shown: "octal",
     context: "restart",
     since: "4.4",

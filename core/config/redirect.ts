@@ -5,8 +5,8 @@
 
 import { nodeId } from "../cluster/state.ts";
 import { ConfigError } from "../errors.ts";
+import { anchoredPattern } from "../posix_regex.ts";
 import { INDEX_MAX } from "./param.ts";
-import { compilePattern } from "./pattern.ts";
 import type { Redirect } from "./schema.ts";
 
 /** The words by which an error about a pattern calls it. */
@@ -35,7 +35,7 @@ export function parseRedirects(name: RedirectListName, text: string): readonly R
     const [, spec = "", ratioText] = /^([^(]*)(?:\((.*)\))?/s.exec(item.slice(colon + 1)) ?? [];
     const node = nodeOf(spec.trim());
     if (node === undefined) throw wrong(name, `wrong redirect db node spec: "${spec.trim()}"`);
-    const compiled = compilePattern(pattern);
+    const compiled = anchoredPattern(pattern);
     if (compiled === undefined) {
       throw wrong(name, `wrong redirect ${SUBJECT[name]} regular expression: "${pattern}"`);
     }

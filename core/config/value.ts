@@ -4,9 +4,9 @@
  */
 
 import { ConfigError } from "../errors.ts";
+import { anchoredPattern } from "../posix_regex.ts";
 import { formatRange, formatWithUnit, parseInteger, parseReal, unitHint } from "./number.ts";
 import type { EnumRow, ListRow, NumberRow, Row, Value } from "./param.ts";
-import { anchored, compilePattern } from "./pattern.ts";
 
 /** A value, and what to warn about although it was accepted. */
 export type ParsedValue = { readonly value: Value; readonly warnings: readonly ValueWarning[] };
@@ -99,12 +99,16 @@ function parseList(name: string, row: ListRow, text: string): ParsedValue {
     .filter((piece) => piece !== "");
   if (row.values !== undefined) return { value: onlyKnown(name, row.values, items), warnings: [] };
   if (row.regex !== true) return { value: items, warnings: [] };
-  const bad = items.filter((item) => compilePattern(item) === undefined);
+  const bad = items.filter((item) => anchoredPattern(item) === undefined);
   const warnings = bad.map((item) => ({
     message: `unable to add regex pattern for "${name}", invalid pattern: "${anchored(item)}"`,
   }));
   return { value: items.filter((item) => !bad.includes(item)), warnings };
 }
+
+/** The text of an item as it is compiled, which is what the warning quotes. */
+const anchored = (item: string): string =>
+  `${item.startsWith("^") ? "" : "^"}${item}${item.endsWith("$") ? "" : "$"}`;
 
 /** `log_destination` is the one list of fixed words; its errors have texts of their own. */
 function onlyKnown(name: string, known: readonly string[], items: readonly string[]): Value {

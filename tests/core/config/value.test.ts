@@ -3,7 +3,6 @@ import fc from "fast-check";
 import { formatWithUnit, parseInteger } from "../../../core/config/number.ts";
 import type { NumberRow, Unit } from "../../../core/config/param.ts";
 import { rowOf } from "../../../core/config/params.ts";
-import { compilePattern } from "../../../core/config/pattern.ts";
 import { formatValue, parseValue } from "../../../core/config/value.ts";
 import { ConfigError } from "../../../core/errors.ts";
 
@@ -155,37 +154,6 @@ describe("words and lists", () => {
     expect(parsed.warnings.map((warning) => warning.message)).toEqual([
       'unable to add regex pattern for "write_function_list", invalid pattern: "^($"',
     ]);
-  });
-});
-
-describe("patterns are POSIX extended regular expressions", () => {
-  const cases: [string, string, boolean][] = [
-    ["nextval", "NEXTVAL", true],
-    ["nextval", "my_nextval", false],
-    [".*_w", "fn_w", true],
-    ["^a", "a", true],
-    ["[[:digit:]]+", "42", true],
-    ["[[:digit:]]+", "d", false],
-    ["[^[:space:]x]", "x", false],
-    ["[]a]", "]", true],
-    ["[\\.]", "\\", true],
-    ["a.b", "a\nb", true],
-    ["a\\.b", "axb", false],
-    ["(a|b){2}", "ab", true],
-    ["\\<x\\>", "x", true],
-  ];
-  test.each(cases)("%s on %j is %p", (pattern, text, fits) =>
-    expect(compilePattern(pattern)?.test(text)).toBe(fits),
-  );
-  test.each(["(", "[a", "*a(", "(?=a)", "[[:nothing:]]"])("%s is none", (pattern) =>
-    expect(compilePattern(pattern)).toBeUndefined(),
-  );
-  test("any text is a pattern or is none", () => {
-    fc.assert(
-      fc.property(fc.string(), (text) => {
-        expect(compilePattern(text)?.flags ?? "none").toMatch(/^(is|none)$/);
-      }),
-    );
   });
 });
 
