@@ -38,6 +38,7 @@ function stepsOf(name: string): Step[] | undefined {
     tool("fuzz smoke", ["bun", "tests/fuzz/fuzz.ts", "smoke"]),
   ];
   const build = tool("build", ["bun", "build.ts"]);
+  const runtime = tests("runtime", (folder) => folder === "runtime", 120);
   const cluster = tests("cluster", (folder) => folder === "cluster", 120);
   const interop = tests("interop", (folder) => folder === "interop", 120);
   switch (name) {
@@ -48,7 +49,7 @@ function stepsOf(name: string): Step[] | undefined {
     case "interop":
       return [build, interop];
     case "all":
-      return [...ok, build, denoCheck(), ...runtimeChecks(), cluster, interop];
+      return [...ok, build, denoCheck(), runtime, cluster, interop];
     default:
       return undefined;
   }
@@ -172,15 +173,6 @@ function sourceFiles(folder: string): string[] {
     if (entry.isDirectory()) return sourceFiles(path);
     return entry.name.endsWith(".ts") ? [path] : [];
   });
-}
-
-/** One program, two runtimes: it exits 0 when all its checks hold. */
-function runtimeChecks(): Step[] {
-  const file = "tests/runtime/checks.ts";
-  return [
-    tool("runtime checks on Bun", ["bun", file]),
-    tool("runtime checks on Deno", ["deno", "run", "--allow-all", "--quiet", file]),
-  ];
 }
 
 function execute(

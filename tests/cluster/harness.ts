@@ -3,7 +3,7 @@
  * `Postgres.create`, `Pgpool.create`: everything made in a scope is gone at its end.
  */
 import { test } from "bun:test";
-import { findProgram, runCommand, Scope } from "./machine.ts";
+import { findProgram, isExecutable, runCommand, Scope } from "./machine.ts";
 import { pgbouncerProgram } from "./pgbouncer.ts";
 import { originalPgpool, ourBinary, Pgpool, type PgpoolOptions } from "./pgpool.ts";
 import { findPostgres, Postgres, type PostgresInstall, type PostgresOptions } from "./postgres.ts";
@@ -65,16 +65,19 @@ const needs = {
   psql: async () => findProgram("psql") !== undefined,
   pgbench: async () => findProgram("pgbench") !== undefined,
   openssl: async () => findProgram("openssl") !== undefined,
-  psycopg: () => pythonHas("psycopg"),
-  psycopg2: () => pythonHas("psycopg2"),
+  psycopg: async () => (await findPython("psycopg")) !== undefined,
+  psycopg2: async () => (await findPython("psycopg2")) !== undefined,
 } as const satisfies Record<string, () => Promise<boolean>>;
 
 export type Need = keyof typeof needs;
 
-async function pythonHas(module: string): Promise<boolean> {
-  const python = findProgram("python3");
-  if (python === undefined) return false;
-  return (await runCommand([python, "-c", `import ${module}`])).code === 0;
+/** An interpreter that has the module; Debian's own may be hidden behind another on PATH. */
+export async function findPython(module: string): Promise<string | undefined> {
+  for (const python of [findProgram("python3"), "/usr/bin/python3"]) {
+    if (python === undefined || !isExecutable(python)) continue;
+    if ((await runCommand([python, "-c", `import ${module}`])).code === 0) return python;
+  }
+  return undefined;
 }
 
 /** What of `wanted` this machine does not have. */
