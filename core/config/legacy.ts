@@ -73,9 +73,15 @@ function clusteringMode(
     return sign && [{ ...sign, name: "backend_clustering_mode", value: "raw" }];
   }
   const mode: Setting = { ...last, name: "backend_clustering_mode", value: modeOf(switches, last) };
-  if (mode.value !== "native_replication" || given.has("failover_when_quorum_exists"))
-    return [mode];
-  // It was off by default when replication_mode was a switch, and the two exclude each other.
+  if (mode.value !== "native_replication") return [mode];
+  const quorum = settings.findLast(({ name }) => name === "failover_when_quorum_exists");
+  if (quorum !== undefined && parseBool(quorum.name, quorum.value).value) {
+    throw new ConfigFileError(
+      "invalid configuration, failover_when_quorum_exists is not allowed in native replication mode",
+      { file: quorum.file, line: quorum.line, parameter: quorum.name },
+    );
+  }
+  // Off is what leaving it out meant when replication_mode was a switch.
   return [mode, { ...last, name: "failover_when_quorum_exists", value: "off" }];
 }
 

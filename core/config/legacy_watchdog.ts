@@ -28,7 +28,11 @@ export type WatchdogTranslation = Translation & {
   readonly derivedNodeId: number | undefined;
 };
 
-type Member = { readonly hostname: string; readonly wdPort: string; readonly pgpoolPort: string };
+type Member = {
+  readonly hostname: string;
+  readonly wdPort: string;
+  readonly pgpoolPort: string | undefined;
+};
 
 /** Takes the lines of 4.1 out, and puts modern ones in where the watchdog is on and has none. */
 export function translateWatchdog(
@@ -98,7 +102,7 @@ function remoteMembers(legacy: readonly Setting[], value: LastValue): readonly M
   return indexes(legacy, "other_wd_port").map((x) => ({
     hostname: value(`other_pgpool_hostname${x}`) ?? "localhost",
     wdPort: value(`other_wd_port${x}`) ?? "",
-    pgpoolPort: value(`other_pgpool_port${x}`) ?? "0",
+    pgpoolPort: value(`other_pgpool_port${x}`),
   }));
 }
 
@@ -132,7 +136,7 @@ function memberLines(self: Member, remotes: readonly Member[], ids: Ids): readon
   const lines = (member: Member, id: number): readonly Line[] => [
     [`hostname${id}`, member.hostname],
     [`wd_port${id}`, member.wdPort],
-    [`pgpool_port${id}`, member.pgpoolPort],
+    ...(member.pgpoolPort === undefined ? [] : [[`pgpool_port${id}`, member.pgpoolPort] as const]),
   ];
   return [
     ...lines(self, ids.self),

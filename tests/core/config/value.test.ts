@@ -4,7 +4,7 @@ import { formatWithUnit, parseInteger } from "../../../core/config/number.ts";
 import type { NumberRow, Unit } from "../../../core/config/param.ts";
 import { rowOf } from "../../../core/config/params.ts";
 import { formatValue, parseValue } from "../../../core/config/value.ts";
-import { ConfigError } from "../../../core/errors.ts";
+import { errorOf } from "./files.ts";
 
 function row(name: string) {
   const found = rowOf(name);
@@ -198,13 +198,3 @@ test("a number printed with its unit is read back as the same number", () => {
     }),
   );
 });
-
-function errorOf(run: () => unknown): ConfigError {
-  try {
-    run();
-  } catch (error) {
-    if (error instanceof ConfigError) return error;
-    throw error;
-  }
-  throw new Error("nothing was thrown");
-}
