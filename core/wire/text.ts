@@ -74,7 +74,7 @@ function encodeEscaped(text: string): Uint8Array {
   // By code points, so that the low half of a proper pair is never taken for an escaped byte.
   for (const character of text) {
     const code = character.charCodeAt(0);
-    if (character.length === 1 && code >= ESCAPE_BASE + 0x80 && code <= ESCAPE_BASE + 0xff) {
+    if (code >= ESCAPE_BASE + 0x80 && code <= ESCAPE_BASE + 0xff) {
       bytes[length++] = code - ESCAPE_BASE;
     } else {
       length += encoder.encodeInto(character, bytes.subarray(length)).written;

@@ -124,11 +124,12 @@ describe("ByteWriter", () => {
     expect(writer.length).toBe(0);
   });
 
-  test("never writes again into what was taken", () => {
+  test.each([5, 500, 600, 5000])("never writes again into what was taken: %d bytes", (size) => {
     const writer = new ByteWriter(64);
-    const first = writer.cstring("first").take();
-    writer.cstring("other");
-    expect(first).toEqual(Uint8Array.from(Buffer.from("first\0")));
+    const first = writer.bytes(new Uint8Array(size).fill(1)).take();
+    writer.bytes(new Uint8Array(size).fill(2));
+    expect(first).toEqual(new Uint8Array(size).fill(1));
+    expect(writer.take()).toEqual(new Uint8Array(size).fill(2));
   });
 
   test.each<[string, (writer: ByteWriter) => unknown]>([

@@ -151,6 +151,28 @@ describe("a frame's length is held against its phase's limit before the body is 
     }
   });
 
+  test("only messages that hold statements or data may be large", () => {
+    const large = (names: Record<string, number>, limitOf: (type: number) => number) =>
+      Object.keys(names).filter((name) => limitOf(names[name] ?? 0) === LARGE_BODY_SIZE_MAX);
+    expect(large(FRONTEND, frontendBodySizeMax).sort()).toEqual([
+      "Bind",
+      "CopyData",
+      "FunctionCall",
+      "Parse",
+      "Query",
+    ]);
+    expect(large(BACKEND, backendBodySizeMax).sort()).toEqual([
+      "CopyData",
+      "DataRow",
+      "ErrorResponse",
+      "FunctionCallResponse",
+      "NoticeResponse",
+      "NotificationResponse",
+      "ParameterDescription",
+      "RowDescription",
+    ]);
+  });
+
   test("types that no client may send are refused by their first header", () => {
     const known = new Set<number>(Object.values(FRONTEND));
     for (let type = 0; type < 256; type++) {
