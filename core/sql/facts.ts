@@ -456,8 +456,7 @@ function redefinedBy(raw: TaggedNode): Redefines {
     return childNode(raw.node, "intoClause") === undefined ? "nothing" : "catalog";
   }
   // These run code of the user's, which most often creates temporary tables if any.
-  if (raw.tag === "CallStmt" || raw.tag === "ExecuteStmt") return "temporary";
-  if (raw.tag === "DiscardStmt") return "temporary";
+  if (raw.tag === "CallStmt" || raw.tag === "DiscardStmt") return "temporary";
   if (harmlessDefinitions.has(raw.tag)) return "nothing";
   return definingTag.test(raw.tag) ? "catalog" : "nothing";
 }

@@ -12,7 +12,7 @@ import type { RoutingRules } from "./rules.ts";
 /** As in ReadyForQuery. */
 export type TransactionStatus = "I" | "T" | "E";
 
-export type Isolation = "unknown" | "serializable" | "weaker";
+export type Isolation = "unknown" | "read_committed" | "repeatable_read" | "serializable";
 
 /** A statement made by PREPARE, and the nodes that know it. */
 export type SqlPrepared = { readonly nodes: readonly NodeId[]; readonly sql: string };
@@ -296,8 +296,16 @@ function noteModes(
   session.readOnlyTransaction = modes.readOnly;
 }
 
-const levelOf = (level: string): Isolation =>
-  level === "serializable" ? "serializable" : "weaker";
+function levelOf(level: string): Isolation {
+  switch (level.toLowerCase()) {
+    case "serializable":
+      return "serializable";
+    case "repeatable read":
+      return "repeatable_read";
+    default:
+      return "read_committed";
+  }
+}
 
 function markWriting(
   session: RoutingSession,

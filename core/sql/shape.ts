@@ -1,0 +1,408 @@
+/**
+ * The shape of a statement: its text with constants made equal, so that SQL that differs in them
+ * alone is parsed once. PostgreSQL's lexical rules (manual section "Lexical Structure", with
+ * standard_conforming_strings on) decide what a constant is; whatever is in doubt stays as it is,
+ * which costs a parse and nothing else.
+ *
+ * The shape is itself SQL of the same structure: comments are emptied but kept where they were, a
+ * constant becomes one of its own kind, and only the fourth and later of a list of constants, or
+ * of equal rows of them, are left out.
+ */
+
+export type Shape = {
+  readonly text: string;
+  /**
+   * Equal shapes have equal facts. False where facts depend on constants (SET, PREPARE, …), or
+   * where the text could not be read with certainty.
+   */
+  readonly shareable: boolean;
+  /** Another statement follows a top-level semicolon. */
+  readonly multiStatement: boolean;
+};
+
+/** Statements whose facts do not depend on the constants in them. */
+const shareableVerbs: ReadonlySet<string> = new Set([
+  "select",
+  "with",
+  "values",
+  "table",
+  "insert",
+  "update",
+  "delete",
+  "merge",
+  "explain",
+  "call",
+]);
+
+/** How many constants of a list, or equal rows, remain: the grammar counts up to three at most. */
+const KEPT_MAX = 3;
+
+export function shapeOf(sql: string): Shape {
+  return new ShapeReader(sql).read();
+}
+
+const charKind = { other: 0, space: 1, letter: 2, digit: 3 } as const;
+/** Kind of each ASCII character; beyond ASCII all are letters to PostgreSQL. */
+const kinds = Uint8Array.from({ length: 128 }, (_, code) => {
+  if (code === 32 || (code >= 9 && code <= 13)) return charKind.space;
+  if (code >= 48 && code <= 57) return charKind.digit;
+  return /[A-Za-z_]/.test(String.fromCharCode(code)) ? charKind.letter : charKind.other;
+});
+const kindOf = (code: number): number => (code < 128 ? (kinds[code] ?? 0) : charKind.letter);
+const isWord = (code: number): boolean =>
+  code === 0x24 || kindOf(code) === charKind.letter || kindOf(code) === charKind.digit;
+
+const numberPattern = /(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?/y;
+const dollarPattern = /\$(?:[A-Za-z_\x80-\uffff][\w\x80-\uffff]*)?\$/y;
+
+class ShapeReader {
+  readonly #sql: string;
+  readonly #out: string[] = [];
+  /** Everything before this index is in `#out` or left out. */
+  #from = 0;
+  #at = 0;
+  #shareable = true;
+  #statementOpen = false;
+  #statements = 0;
+  #lastWord = "";
+
+  /** Inside "(" with nothing but constants and commas so far, these: */
+  #list:
+    | { group: string; count: number; gapAt: number; comma: boolean; after: boolean }
+    | undefined;
+  /** The last such list, closed, with nothing but a comma since; how often it came in a row. */
+  #row: { text: string; repeats: number; comma: boolean } | undefined;
+
+  constructor(sql: string) {
+    this.#sql = sql;
+  }
+
+  read(): Shape {
+    const sql = this.#sql;
+    while (this.#at < sql.length) this.#token();
+    this.#breakList();
+    this.#flush(sql.length);
+    return {
+      text: this.#out.join(""),
+      shareable: this.#shareable,
+      multiStatement: this.#statements > 1,
+    };
+  }
+
+  #token(): void {
+    const code = this.#sql.charCodeAt(this.#at);
+    switch (kindOf(code)) {
+      case charKind.space:
+        this.#space();
+        return;
+      case charKind.letter:
+        this.#word();
+        return;
+      case charKind.digit:
+        this.#number();
+        return;
+      default:
+        this.#sign(code);
+    }
+  }
+
+  #sign(code: number): void {
+    const next = this.#sql.charCodeAt(this.#at + 1);
+    switch (code) {
+      case 0x27: // '
+        this.#string(this.#at, false);
+        return;
+      case 0x22: // "
+        this.#quotedName();
+        return;
+      case 0x24: // $
+        this.#dollar();
+        return;
+      case 0x28: // (
+        this.#open();
+        return;
+      case 0x29: // )
+        this.#close();
+        return;
+      case 0x2c: // ,
+        this.#comma();
+        return;
+      case 0x3b: // ;
+        this.#plain();
+        this.#statementOpen = false;
+        return;
+      case 0x2e: // .
+        if (kindOf(next) === charKind.digit) this.#number();
+        else this.#plain();
+        return;
+      case 0x2d: // -
+        if (next === 0x2d) this.#lineComment();
+        else this.#plain();
+        return;
+      case 0x2f: // /
+        if (next === 0x2a) this.#blockComment();
+        else this.#plain();
+        return;
+      default:
+        this.#plain();
+    }
+  }
+
+  /** A character that stays, and ends what was a list of constants. */
+  #plain(): void {
+    this.#significant("");
+    this.#at++;
+  }
+
+  /** Called for every token that is no blank or comment; the first of a statement is its verb. */
+  #significant(verb: string): void {
+    this.#breakList();
+    this.#begin(verb);
+  }
+
+  #begin(verb: string): void {
+    if (this.#statementOpen || this.#sql.charCodeAt(this.#at) === 0x3b) return;
+    this.#statementOpen = true;
+    this.#statements++;
+    if (verb !== "(" && !shareableVerbs.has(verb.toLowerCase())) this.#shareable = false;
+  }
+
+  #flush(to: number): void {
+    if (to > this.#from) this.#out.push(this.#sql.slice(this.#from, to));
+    this.#from = to;
+  }
+
+  /** The token from here to `end` becomes `text`. */
+  #replace(end: number, text: string): void {
+    this.#flush(this.#at);
+    this.#out.push(text);
+    this.#from = end;
+    this.#at = end;
+  }
+
+  #space(): void {
+    const sql = this.#sql;
+    let end = this.#at;
+    let newline = false;
+    for (; end < sql.length && kindOf(sql.charCodeAt(end)) === charKind.space; end++) {
+      const code = sql.charCodeAt(end);
+      if (code === 10 || code === 13) newline = true;
+    }
+    if (this.#list !== undefined || this.#row !== undefined || end === this.#at + 1) {
+      this.#at = end;
+      return;
+    }
+    // A line break joins string constants, so it must not become a blank.
+    this.#replace(end, newline ? "\n" : " ");
+  }
+
+  #lineComment(): void {
+    this.#breakList();
+    const sql = this.#sql;
+    let end = this.#at + 2;
+    while (end < sql.length && sql.charCodeAt(end) !== 10 && sql.charCodeAt(end) !== 13) end++;
+    this.#replace(end, "--");
+  }
+
+  #blockComment(): void {
+    this.#breakList();
+    const sql = this.#sql;
+    let depth = 1;
+    let end = this.#at + 2;
+    while (depth > 0 && end < sql.length) {
+      const two = sql.charCodeAt(end) * 256 + sql.charCodeAt(end + 1);
+      if (two === 0x2a2f) depth--;
+      else if (two === 0x2f2a) depth++;
+      end += two === 0x2a2f || two === 0x2f2a ? 2 : 1;
+    }
+    if (depth > 0) this.#giveUp();
+    else this.#replace(end, "/**/");
+  }
+
+  /** Unterminated: the rest stays, and the parser will say what is wrong. */
+  #giveUp(): void {
+    this.#shareable = false;
+    this.#begin("");
+    this.#at = this.#sql.length;
+  }
+
+  #quotedName(): void {
+    this.#significant("");
+    const end = this.#quotedEnd(this.#at, '"');
+    if (end === undefined) this.#giveUp();
+    else this.#at = end;
+  }
+
+  /** Behind the closing quote; a doubled quote does not close. */
+  #quotedEnd(open: number, quote: string): number | undefined {
+    let end = this.#sql.indexOf(quote, open + 1);
+    while (end >= 0 && this.#sql[end + 1] === quote) end = this.#sql.indexOf(quote, end + 2);
+    return end < 0 ? undefined : end + 1;
+  }
+
+  #word(): void {
+    const sql = this.#sql;
+    let end = this.#at + 1;
+    while (end < sql.length && isWord(sql.charCodeAt(end))) end++;
+    const word = sql.slice(this.#at, end);
+    const next = sql.charCodeAt(end);
+    if (next === 0x27 && end === this.#at + 1 && "eEbBxXnN".includes(word)) {
+      this.#significant("");
+      this.#string(end, word === "e" || word === "E");
+      return;
+    }
+    // U&"…" and U&'…' may take a UESCAPE clause, whose constant is part of the token.
+    if (next === 0x26 && (word === "u" || word === "U")) this.#shareable = false;
+    if (/^pg_terminate_backend$/i.test(word)) this.#shareable = false;
+    this.#significant(word);
+    this.#lastWord = word;
+    this.#at = end;
+  }
+
+  /** A string constant whose opening quote is at `quote`; a prefix letter stands before it. */
+  #string(quote: number, escapes: boolean): void {
+    const end = escapes ? this.#escapedEnd(quote) : this.#quotedEnd(quote, "'");
+    if (end === undefined) {
+      this.#giveUp();
+      return;
+    }
+    const prefix = this.#sql.slice(this.#at, quote);
+    const bad = escapes && this.#sql.slice(quote, end).includes("\\");
+    if (prefix !== "") {
+      // An escape may be malformed, which is the parser's business: such a string stays.
+      if (bad) this.#at = end;
+      else this.#replace(end, `${prefix}''`);
+      return;
+    }
+    this.#constant(end, "''");
+  }
+
+  #escapedEnd(open: number): number | undefined {
+    const sql = this.#sql;
+    for (let at = open + 1; at < sql.length; at++) {
+      const code = sql.charCodeAt(at);
+      if (code === 0x5c) at++;
+      else if (code === 0x27) {
+        if (sql.charCodeAt(at + 1) !== 0x27) return at + 1;
+        at++;
+      }
+    }
+    return undefined;
+  }
+
+  #dollar(): void {
+    const sql = this.#sql;
+    dollarPattern.lastIndex = this.#at;
+    const tag = dollarPattern.exec(sql)?.[0];
+    if (tag === undefined) {
+      // A parameter: it stays, digits and all.
+      this.#significant("");
+      let end = this.#at + 1;
+      while (end < sql.length && isWord(sql.charCodeAt(end))) end++;
+      this.#at = end;
+      return;
+    }
+    const close = sql.indexOf(tag, this.#at + tag.length);
+    if (close < 0) {
+      this.#significant("");
+      this.#giveUp();
+      return;
+    }
+    this.#constant(close + tag.length, "$$$$");
+  }
+
+  #number(): void {
+    const sql = this.#sql;
+    numberPattern.lastIndex = this.#at;
+    const digits = numberPattern.exec(sql)?.[0] ?? "";
+    const end = this.#at + digits.length;
+    const next = sql.charCodeAt(end);
+    const plain = numberShape(digits);
+    if (
+      plain === undefined ||
+      isWord(next) ||
+      next === 0x2e ||
+      this.#lastWord.toLowerCase() === "float"
+    ) {
+      this.#significant("");
+      let stop = end;
+      while (stop < sql.length && (isWord(sql.charCodeAt(stop)) || sql[stop] === ".")) stop++;
+      this.#at = Math.max(stop, this.#at + 1);
+      return;
+    }
+    this.#constant(end, plain);
+  }
+
+  // ------------------------------------------------------------ lists of constants
+
+  #constant(end: number, text: string): void {
+    const list = this.#list;
+    this.#begin("");
+    if (list === undefined || (list.count > 0 && !list.comma)) {
+      this.#breakList();
+      this.#replace(end, text);
+      return;
+    }
+    if (list.count < KEPT_MAX) list.group += list.count === 0 ? text : `,${text}`;
+    list.count++;
+    list.comma = false;
+    list.gapAt = end;
+    this.#at = end;
+  }
+
+  #open(): void {
+    const after = this.#list === undefined && this.#row !== undefined && this.#row.comma;
+    if (!after) this.#significant("(");
+    this.#begin("(");
+    if (!after) this.#flush(this.#at);
+    this.#at++;
+    this.#list = { group: "(", count: 0, gapAt: this.#at, comma: false, after };
+  }
+
+  #comma(): void {
+    const list = this.#list;
+    if (list !== undefined && list.count > 0 && !list.comma) list.comma = true;
+    else if (list === undefined && this.#row !== undefined && !this.#row.comma) {
+      this.#row.comma = true;
+    } else {
+      this.#significant("");
+    }
+    this.#at++;
+  }
+
+  #close(): void {
+    const list = this.#list;
+    if (list === undefined || list.count === 0 || list.comma) {
+      this.#plain();
+      return;
+    }
+    const text = `${list.group})`;
+    const repeats = list.after && this.#row?.text === text ? this.#row.repeats + 1 : 1;
+    if (repeats <= KEPT_MAX) this.#out.push(list.after ? `,${text}` : text);
+    this.#at++;
+    this.#from = this.#at;
+    this.#list = undefined;
+    this.#row = { text, repeats, comma: false };
+  }
+
+  /** Something else came: what was held back goes out as it is. */
+  #breakList(): void {
+    const list = this.#list;
+    this.#list = undefined;
+    this.#row = undefined;
+    if (list === undefined) return;
+    this.#out.push(list.after ? `,${list.group}` : list.group);
+    this.#from = list.gapAt;
+  }
+}
+
+/**
+ * An integer that fits int4 and any other number are different tokens to the grammar. Undefined
+ * where telling them apart would need care.
+ */
+function numberShape(digits: string): string | undefined {
+  if (/[.eE]/.test(digits)) return "1.5";
+  if (digits.length < 10) return "1";
+  if (digits.startsWith("0")) return undefined;
+  return Number(digits) <= 2_147_483_647 ? "1" : "1.5";
+}

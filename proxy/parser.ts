@@ -1,0 +1,201 @@
+/**
+ * From SQL to facts. PostgreSQL's own grammar runs as WebAssembly, at 10 µs and more a statement,
+ * so it is asked once per shape: facts are remembered by exact text first, then by the text with
+ * its constants made equal (core/sql/shape.ts). Both memories compare whole texts, never hashes,
+ * since a client could make two texts collide to have one routed as the other.
+ */
+
+import { readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import createModule, {
+  type InstantiateWasm,
+  type PgQueryModule,
+} from "libpg-query/wasm/libpg-query.js";
+import { factsOf, type ParseOutcome, type StatementFacts } from "../core/sql/facts.ts";
+import { shapeOf } from "../core/sql/shape.ts";
+import { TwoGenerations } from "./cache/two_generations.ts";
+
+/** Characters. Longer texts are not looked at: they go to the primary. */
+const TEXT_LENGTH_MAX = 1024 * 1024;
+/** Characters of a text without its constants that the grammar is given: some 10 ms of its time. */
+const PARSE_LENGTH_MAX = 64 * 1024;
+/** Longer texts are remembered by their shape only. */
+const TEXT_REMEMBERED_MAX = 4096;
+
+const CACHED_TEXTS_MAX = 8192;
+const CACHED_SHAPES_MAX = 4096;
+/** Of each memory. A character may take two bytes; facts are counted at a flat rate. */
+const CACHE_BYTES_MAX = 8 * 1024 * 1024;
+const FACTS_BYTES = 500;
+
+export type ParserOptions = {
+  /** Where libpg-query.wasm is; by default in the installed package. */
+  readonly wasmPath?: string;
+};
+
+export class StatementParser {
+  readonly #compiled: WebAssembly.Module;
+  #grammar: Grammar | undefined;
+  #reloading: Promise<void> | undefined;
+  readonly #byText = newMemory(CACHED_TEXTS_MAX);
+  readonly #byShape = newMemory(CACHED_SHAPES_MAX);
+
+  private constructor(compiled: WebAssembly.Module, grammar: Grammar) {
+    this.#compiled = compiled;
+    this.#grammar = grammar;
+  }
+
+  /** Takes some tens of milliseconds: begin early, await late. */
+  static async load(options: ParserOptions = {}): Promise<StatementParser> {
+    const path = options.wasmPath ?? defaultWasmPath();
+    const compiled = await WebAssembly.compile(await readFile(path));
+    return new StatementParser(compiled, await Grammar.instantiate(compiled));
+  }
+
+  /**
+   * Facts of a text as a client sent it. Never throws: what cannot be parsed is "unparsable", which
+   * routes to the primary. `standardStrings`: the session's standard_conforming_strings is on.
+   */
+  facts(sql: string, standardStrings = true): StatementFacts {
+    const known = this.#byText.get(sql);
+    if (known !== undefined && standardStrings) return known;
+    return this.#factsBehindText(sql, standardStrings);
+  }
+
+  #factsBehindText(sql: string, standardStrings: boolean): StatementFacts {
+    // With backslash escapes in plain strings our lexical rules do not hold.
+    if (!standardStrings && sql.includes("\\")) return unreadable;
+    if (sql.length > TEXT_LENGTH_MAX) return factsOf(sql, overlong);
+    // The grammar takes a C string and would not see what follows.
+    if (sql.includes("\0")) return unreadable;
+    const facts = this.#factsByShape(sql);
+    if (facts === undefined) return unreadable;
+    if (sql.length <= TEXT_REMEMBERED_MAX) this.#byText.set(sql, facts);
+    return facts;
+  }
+
+  /** Undefined when the grammar is not there at the moment: nothing may be remembered. */
+  #factsByShape(sql: string): StatementFacts | undefined {
+    const shape = shapeOf(sql);
+    const text = shape.shareable ? shape.text : sql;
+    if (shape.shareable) {
+      const known = this.#byShape.get(text);
+      if (known !== undefined) return known;
+    }
+    const outcome = this.#parse(text, shape.multiStatement);
+    if (outcome === undefined) return undefined;
+    const facts = factsOf(text, outcome);
+    if (shape.shareable) this.#byShape.set(text, facts);
+    return facts;
+  }
+
+  #parse(text: string, multiStatement: boolean): ParseOutcome | undefined {
+    if (text === "") return { kind: "error", message: "empty" };
+    if (text.length > PARSE_LENGTH_MAX) return { kind: "too_long", multiStatement };
+    if (this.#grammar === undefined) {
+      this.#reload();
+      return undefined;
+    }
+    try {
+      return this.#grammar.parse(text);
+    } catch {
+      // Expressions nested too deeply exhaust its stack and leave it in an unknown state. The text
+      // counts as unparsable; others do too until a fresh instance is there.
+      this.#reload();
+      return { kind: "error", message: "too complex" };
+    }
+  }
+
+  #reload(): void {
+    this.#grammar = undefined;
+    this.#reloading ??= Grammar.instantiate(this.#compiled)
+      .then((grammar) => {
+        this.#grammar = grammar;
+      })
+      // Out of memory, then: the next statement tries again, and until one succeeds the primary
+      // gets everything that is not remembered.
+      .catch(() => undefined)
+      .finally(() => {
+        this.#reloading = undefined;
+      });
+  }
+
+  /** For tests and memory accounts. */
+  get remembered(): { readonly texts: number; readonly shapes: number } {
+    return { texts: this.#byText.size, shapes: this.#byShape.size };
+  }
+
+  /** Resolves when the grammar can be used, after it had to be loaded again. */
+  async ready(): Promise<void> {
+    await this.#reloading;
+  }
+}
+
+const overlong: ParseOutcome = { kind: "too_long", multiStatement: true };
+const unreadable = factsOf("?", { kind: "error", message: "unreadable" });
+
+function newMemory(countMax: number): TwoGenerations<StatementFacts> {
+  return new TwoGenerations({
+    countMax,
+    weightMax: CACHE_BYTES_MAX,
+    weigh: (text) => 2 * text.length + FACTS_BYTES,
+  });
+}
+
+/** Not where the bundler ran: a compiled binary passes the path of its embedded copy. */
+function defaultWasmPath(): string {
+  return fileURLToPath(import.meta.resolve("libpg-query/wasm/libpg-query.wasm"));
+}
+
+const encoder = new TextEncoder();
+
+/** One instance of libpg_query. Its raw calls are used, since the package's wrapper makes much garbage. */
+class Grammar {
+  readonly #wasm: PgQueryModule;
+
+  private constructor(wasm: PgQueryModule) {
+    this.#wasm = wasm;
+  }
+
+  static async instantiate(compiled: WebAssembly.Module): Promise<Grammar> {
+    const wasm = await new Promise<PgQueryModule>((resolve, reject) => {
+      // The module's own promise never settles when instantiation fails, hence the outer one.
+      const instantiateWasm: InstantiateWasm = (imports, receive) => {
+        WebAssembly.instantiate(compiled, imports).then(receive).catch(reject);
+        return {};
+      };
+      createModule({ instantiateWasm }).then(resolve, reject);
+    });
+    return new Grammar(wasm);
+  }
+
+  /** Throws when the instance can no longer be trusted. */
+  parse(sql: string): ParseOutcome {
+    const wasm = this.#wasm;
+    const bytes = encoder.encode(sql);
+    const text = wasm._malloc(bytes.length + 1);
+    if (text === 0) throw new Error("libpg_query is out of memory");
+    wasm.HEAPU8.set(bytes, text);
+    wasm.HEAPU8[text + bytes.length] = 0;
+    const result = wasm._wasm_parse_query_raw(text);
+    try {
+      return result === 0 ? { kind: "error", message: "no result" } : this.#read(result);
+    } finally {
+      wasm._free(text);
+      if (result !== 0) wasm._wasm_free_parse_result(result);
+    }
+  }
+
+  /** `result` points to { char *tree; char *stderr; PgQueryError *error }. */
+  #read(result: number): ParseOutcome {
+    const wasm = this.#wasm;
+    const tree = wasm.getValue(result, "i32");
+    const error = wasm.getValue(result + 8, "i32");
+    if (error !== 0) {
+      const message = wasm.getValue(error, "i32");
+      return { kind: "error", message: message === 0 ? "" : wasm.UTF8ToString(message) };
+    }
+    if (tree === 0) return { kind: "error", message: "no tree" };
+    return { kind: "tree", tree: JSON.parse(wasm.UTF8ToString(tree)) };
+  }
+}
