@@ -27,11 +27,11 @@ export function describeFailure(
   error: unknown,
   view: FailureView,
 ): { readonly text: string; readonly exitCode: number } {
-  const expected = error instanceof PgpoolError;
   const message = error instanceof Error ? error.message : String(error);
-  const lines = [expected ? message : `internal error: ${message}`];
-  if (expected && error.detail !== undefined) lines.push(`DETAIL:  ${error.detail}`);
-  if (expected && error.hint !== undefined) lines.push(`HINT:  ${error.hint}`);
+  const ours = error instanceof PgpoolError;
+  const lines = [ours || isSystemError(error) ? message : `internal error: ${message}`];
+  if (ours && error.detail !== undefined) lines.push(`DETAIL:  ${error.detail}`);
+  if (ours && error.hint !== undefined) lines.push(`HINT:  ${error.hint}`);
   const [first = "", ...rest] = lines.map((line) => line.replaceAll("\n", " "));
   const said =
     view.style === "log"
@@ -43,6 +43,11 @@ export function describeFailure(
     text: `${said.join("\n")}\n`,
     exitCode: error instanceof CommandFailure ? error.exitCode : fallback,
   };
+}
+
+/** A file or a network that would not, whose message says which and why: no fault of the program. */
+function isSystemError(error: unknown): boolean {
+  return error instanceof Error && "code" in error && "syscall" in error;
 }
 
 /** A line as the server's default log_line_prefix would begin it, for what is said before it logs. */

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { CommandFailure, describeFailure } from "../../cmd/failure.ts";
 import { ConfigError } from "../../core/errors.ts";
 
@@ -39,6 +40,18 @@ describe("describeFailure()", () => {
     const loud = describeFailure(bug, { ...view, style: "plain", debug: true });
     expect(loud.text).toStartWith(quiet.text);
     expect(loud.text).toContain("failure.test.ts");
+  });
+
+  test("what the system refuses is told in its own words", () => {
+    let refused: unknown;
+    try {
+      readFileSync("/nowhere/at/all");
+    } catch (error) {
+      refused = error;
+    }
+    expect(describeFailure(refused, { ...view, style: "plain" }).text).toBe(
+      "pg_md5: ENOENT: no such file or directory, open '/nowhere/at/all'\n",
+    );
   });
 
   test("whatever is thrown is told", () => {
