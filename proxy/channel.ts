@@ -3,7 +3,13 @@
  * both sides speaks through it; the session that follows takes the connection and the unread rest.
  */
 import type { PgpoolError } from "../core/errors.ts";
-import { type Frame, FrameDecoder, StartupDecoder, type StartupPacket } from "../core/wire/frame.ts";
+import {
+  type BodySizeMax,
+  type Frame,
+  FrameDecoder,
+  StartupDecoder,
+  type StartupPacket,
+} from "../core/wire/frame.ts";
 import type { Conn, ConnHandler } from "./transport/conn.ts";
 
 /** Bytes that may wait unread before the peer is paused. */
@@ -22,8 +28,10 @@ export class Channel implements ConnHandler {
   #unread = 0;
   #closed: Error | undefined;
   #wake: (() => void) | undefined;
+  /** Told when the peer is gone, also while nothing is awaited of it. */
+  onClosed: (() => void) | undefined;
 
-  constructor(conn: Conn, options: { readonly bodySizeMax: number }) {
+  constructor(conn: Conn, options: { readonly bodySizeMax: BodySizeMax }) {
     this.conn = conn;
     this.#decoder = new FrameDecoder(options);
     conn.handler = this;
@@ -31,15 +39,28 @@ export class Channel implements ConnHandler {
 
   /** The next packet without a type byte: StartupMessage, SSLRequest, CancelRequest, … */
   async startupPacket(): Promise<StartupPacket> {
-    const decoder = new StartupDecoder();
+    const decoder = new StartupDecoder({ encrypted: this.conn.tls !== undefined });
     for (;;) {
       const chunk = await this.#chunk();
       for (const packet of decoder.push(chunk)) {
         const rest = decoder.rest();
-        if (rest.length > 0) this.#chunks.unshift(rest);
+        if (rest.length > 0) {
+          this.#chunks.unshift(rest);
+          this.#unread += rest.length;
+        }
         return packet;
       }
     }
+  }
+
+  /** One byte: the answer to SSLRequest has no frame. */
+  async byte(): Promise<number> {
+    const chunk = await this.#chunk();
+    if (chunk.length > 1) {
+      this.#chunks.unshift(chunk.subarray(1));
+      this.#unread += chunk.length - 1;
+    }
+    return chunk[0] as number;
   }
 
   async frame(): Promise<Frame> {
@@ -82,6 +103,7 @@ export class Channel implements ConnHandler {
 
   onClose(error?: Error): void {
     this.giveUp(new ChannelClosed(error?.message ?? "connection closed", { cause: error }));
+    this.onClosed?.();
   }
 
   async #chunk(): Promise<Uint8Array> {

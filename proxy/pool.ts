@@ -6,10 +6,11 @@
  * each of `num_init_children` children. Here the sets are shared and the places are a view: a set
  * stands in a place of the child slot that used it last, and moves with its user.
  */
+import type { BackendDemand, BackendSecret } from "../core/auth/dialogue.ts";
 import type { Backend } from "./backend.ts";
 
 /** What the backends asked of us when the set was opened: whoever reuses it must pass the same. */
-export type BackendDemand = "trust" | "password" | "md5" | "scram-sha-256";
+export type SetDemand = BackendDemand | "trust";
 
 export type SetIdentity = {
   /** The start-up packet with its parameters sorted by name, as text: equal text, equal session. */
@@ -24,9 +25,9 @@ export class BackendSet {
   readonly identity: SetIdentity;
   /** By node id; undefined where the node was down when the set was opened. */
   readonly backends: readonly (Backend | undefined)[];
-  readonly demand: BackendDemand;
-  /** The clear text password that opened it, when the client gave one: compared on reuse. */
-  readonly password: string | undefined;
+  readonly demand: SetDemand;
+  /** What answered the demand. A reuse by someone who showed nothing yet is held against it. */
+  readonly secret: BackendSecret | undefined;
   /** Milliseconds since the epoch. */
   readonly openedAt: number;
   /** How many sessions have used it, this one included. */
@@ -40,14 +41,14 @@ export class BackendSet {
   constructor(options: {
     readonly identity: SetIdentity;
     readonly backends: readonly (Backend | undefined)[];
-    readonly demand: BackendDemand;
-    readonly password: string | undefined;
+    readonly demand: SetDemand;
+    readonly secret: BackendSecret | undefined;
     readonly now: number;
   }) {
     this.identity = options.identity;
     this.backends = options.backends;
     this.demand = options.demand;
-    this.password = options.password;
+    this.secret = options.secret;
     this.openedAt = options.now;
     this.takenAt = options.now;
   }

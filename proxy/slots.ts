@@ -36,7 +36,11 @@ export class Slots {
   readonly #waiting = new Set<Waiter>();
   #nextPid: number;
 
-  constructor(options: { readonly count: number; readonly firstPid: number; readonly now: number }) {
+  constructor(options: {
+    readonly count: number;
+    readonly firstPid: number;
+    readonly now: number;
+  }) {
     this.all = Array.from(
       { length: options.count },
       (_, index) => new Slot(index, options.firstPid + index, options.now),

@@ -72,3 +72,22 @@ export function roleOf(state: ClusterState, id: NodeId): NodeRole {
   if (streams) return chief === id ? "primary" : "standby";
   return chief === id ? "main" : "replica";
 }
+
+/** The same cluster with one node changed; a change of status is dated. */
+export function withNode(
+  state: ClusterState,
+  id: NodeId,
+  change: Partial<Omit<BackendNode, "id" | "lastStatusChange">>,
+  now: number,
+): ClusterState {
+  const nodes = state.nodes.map((node) => {
+    if (node.id !== id) return node;
+    const changed = change.status !== undefined && change.status !== node.status;
+    return { ...node, ...change, lastStatusChange: changed ? now : node.lastStatusChange };
+  });
+  return { ...state, version: state.version + 1, nodes };
+}
+
+export function withPrimary(state: ClusterState, primary: NodeId | undefined): ClusterState {
+  return state.primary === primary ? state : { ...state, version: state.version + 1, primary };
+}

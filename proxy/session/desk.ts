@@ -2,7 +2,7 @@
 import type { NodeId } from "../../core/cluster/state.ts";
 import type { StatementFacts } from "../../core/sql/facts.ts";
 import type { Outbound } from "./outbound.ts";
-import type { ByteSink, NodeLink, Replies } from "./replies.ts";
+import type { ByteSink, NodeLink, Owed, Replies } from "./replies.ts";
 import type { SessionRouter } from "./router.ts";
 
 /** Why a session ended, and so whether its backends may serve another. */
@@ -48,5 +48,7 @@ export interface Desk {
   waitDrained(): false;
   /** The client broke the protocol: it is told, and the session ends. */
   violation(message: string): true;
+  /** A statement has run: routing learns from it. */
+  noteDone(owed: Owed, facts: StatementFacts): void;
   readsFromClient(facts: StatementFacts): boolean;
 }

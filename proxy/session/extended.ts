@@ -4,9 +4,12 @@
  * remembered by name; a Bind whose statement is not on the node that routing chooses takes it
  * along: the Parse is repeated there, its answer swallowed, its errors shown.
  */
+import type { NodeId } from "../../core/cluster/state.ts";
 import type { StatementFacts } from "../../core/sql/facts.ts";
-import { errorResponse, readyForQuery } from "../../core/wire/backend.ts";
+import { decodeBackend, errorResponse, readyForQuery } from "../../core/wire/backend.ts";
+import { frameOf } from "../../core/wire/frame.ts";
 import { encodeFrontend } from "../../core/wire/frontend.ts";
+import { decodeText } from "../../core/wire/text.ts";
 import type { Desk } from "./desk.ts";
 import { statusLetter, text, transactionFailed } from "./messages.ts";
 import type { NodeLink, Owed } from "./replies.ts";
@@ -369,7 +372,7 @@ export class Extended {
     expect("Execute").collect = (row) => rows.push(row.slice());
     const asking: Asking & { done: (failed: boolean) => void } = {
       kind: "ask",
-      done: (failed) => session.router.answered(questions, failed ? undefined : rows),
+      done: (failed) => session.router.answered(questions, failed ? undefined : valuesOf(rows[0])),
     };
     expect("Close", asking);
     const messages = [
@@ -409,8 +412,7 @@ export class Extended {
         return;
       case "Execute":
         if (subject instanceof Prepared && !owed.failed) {
-          this.#session.router.noteDone(subject.facts, this.#session.inTransaction);
-          this.noteSqlDone(subject.facts);
+          this.#session.noteDone(owed, subject.facts);
         }
         return;
       case "Bind":
@@ -454,10 +456,24 @@ export class Extended {
     else this.#statements.delete(statement.name);
   }
 
+  /** Where a statement of this name is prepared, for SQL's EXECUTE and DEALLOCATE. */
+  nodesOf(name: string): readonly NodeId[] | undefined {
+    const statement = name === "" ? undefined : this.#statements.get(name);
+    return statement?.on.map(({ id }) => id);
+  }
+
   #forgetAll(): void {
     this.#statements.clear();
     this.#portals.clear();
   }
+}
+
+/** The columns of a DataRow frame as texts. */
+function valuesOf(row: Uint8Array | undefined): readonly (string | null)[] | undefined {
+  if (row === undefined) return undefined;
+  const message = decodeBackend(frameOf(row));
+  if (message.kind !== "DataRow") return undefined;
+  return message.values.map((value) => (value === null ? null : decodeText(value)));
 }
 
 const noLinks: readonly NodeLink[] = [];

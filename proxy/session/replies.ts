@@ -35,6 +35,8 @@ export type OwedKind =
 export class Owed {
   kind: OwedKind = "Query";
   main: NodeLink | undefined;
+  /** Every node that was asked. */
+  links: readonly NodeLink[] = [];
   /** How many nodes have still to finish this answer. */
   left = 0;
   /** How many nodes were asked. */
@@ -110,6 +112,8 @@ export interface ReplyEvents {
   copyIn(owed: Owed): void;
 }
 
+const noLinks: readonly NodeLink[] = [];
+
 export class Replies {
   readonly #client: ByteSink;
   readonly #events: ReplyEvents;
@@ -151,15 +155,16 @@ export class Replies {
   }
   #multiOwed = 0;
 
-  /** Notes that `main` (which speaks) and `others` will answer a message of this kind. */
-  expect(kind: OwedKind, main: NodeLink, others: readonly NodeLink[], subject: unknown): Owed {
+  /** Notes that `main`, which speaks, and the rest of `links` will answer a message of this kind. */
+  expect(kind: OwedKind, main: NodeLink, links: readonly NodeLink[], subject: unknown): Owed {
     const owed = this.#spare.pop() ?? new Owed();
     owed.kind = kind;
     owed.main = main;
     owed.subject = subject;
+    owed.links = links;
     owed.asked = 1;
     main.queue.push(owed);
-    for (const link of others) {
+    for (const link of links) {
       if (link === main) continue;
       link.queue.push(owed);
       owed.asked++;
@@ -270,6 +275,7 @@ export class Replies {
   #recycle(owed: Owed): void {
     owed.main = undefined;
     owed.subject = undefined;
+    owed.links = noLinks;
     owed.collect = undefined;
     owed.silent = false;
     owed.errorsShow = false;

@@ -1,24 +1,134 @@
-/** Placeholder of the seam between a session and routing. */
-import type { NodeId } from "../../core/cluster/state.ts";
+/**
+ * Routing as one session uses it: the decisions of proxy/routing with this client's memory, the
+ * engine's latest snapshot of cluster and rules, and what the catalog caches know.
+ */
+import { type ClusterState, type NodeId, writeNode } from "../../core/cluster/state.ts";
+import type { Random } from "../../core/ports.ts";
 import type { StatementFacts } from "../../core/sql/facts.ts";
+import type { RelationCache, SessionCatalog } from "../cache/relcache.ts";
+import type { StatementParser } from "../parser.ts";
+import type { CatalogQuestion } from "../routing/catalog_lookups.ts";
+import { decideRoute, type Protocol } from "../routing/route.ts";
+import type { Route } from "../routing/routes.ts";
+import type { RoutingRules } from "../routing/rules.ts";
+import {
+  noteError,
+  noteIsolation,
+  noteReady,
+  noteSent,
+  noteSuccess,
+  RoutingSession,
+  type TransactionStatus,
+} from "../routing/session_routing.ts";
 
-export type CatalogQuestion = { readonly kind: string };
-export type Route =
-  | {
-      readonly kind: "nodes";
-      readonly nodes: readonly NodeId[];
-      readonly otherNodesSql?: string | undefined;
-    }
-  | { readonly kind: "proxy"; readonly why: string }
-  | { readonly kind: "ask"; readonly questions: readonly CatalogQuestion[] };
-
-export interface SessionRouter {
-  readonly failed: boolean;
-  facts(sql: string): StatementFacts;
-  decide(facts: StatementFacts, sql: string, protocol: "simple" | "extended"): Route;
-  noteSent(facts: StatementFacts): void;
-  noteDone(facts: StatementFacts, inTransaction: boolean): void;
-  noteError(inTransaction: boolean): void;
-  questionSql(questions: readonly CatalogQuestion[]): string;
-  answered(questions: readonly CatalogQuestion[], rows: readonly Uint8Array[] | undefined): void;
+/** What the engine gives every session's routing; read anew for each decision. */
+export interface RoutingEngine {
+  readonly parser: StatementParser;
+  readonly state: ClusterState;
+  readonly rules: RoutingRules;
+  readonly relcache: RelationCache;
+  readonly random: Random;
 }
+
+export class SessionRouter {
+  readonly #engine: RoutingEngine;
+  readonly session: RoutingSession;
+  readonly #catalog: SessionCatalog;
+  /** What a transaction has without being told was last seen to be READ COMMITTED. */
+  #readsCommitted = false;
+
+  constructor(options: {
+    readonly engine: RoutingEngine;
+    readonly user: string;
+    readonly database: string;
+    readonly applicationName: string;
+    /** Nodes to which the session has a connection. */
+    readonly nodes: readonly NodeId[];
+  }) {
+    this.#engine = options.engine;
+    this.session = new RoutingSession(options);
+    this.#catalog = options.engine.relcache.session(options.database);
+    for (const { id } of options.engine.state.nodes) {
+      if (!options.nodes.includes(id)) this.session.lostNodes.add(id);
+    }
+  }
+
+  get failed(): boolean {
+    return this.session.failed;
+  }
+
+  /** Where writes go now: it may have moved since the session began. */
+  get writeNode(): NodeId | undefined {
+    return writeNode(this.#engine.state);
+  }
+
+  facts(sql: string): StatementFacts {
+    return this.#engine.parser.facts(sql);
+  }
+
+  decide(facts: StatementFacts, sql: string, protocol: Protocol): Route {
+    const { state: cluster, rules, random } = this.#engine;
+    const view = { cluster, rules, random, catalog: this.#catalog };
+    const route = decideRoute(facts, sql, protocol, this.session, view);
+    if (this.#asked && route.kind !== "ask") {
+      this.#asked = false;
+      this.#catalog.decided();
+    }
+    return route;
+  }
+  #asked = false;
+
+  noteSent(facts: StatementFacts): void {
+    noteSent(this.session, facts, this.#engine.rules);
+  }
+
+  noteReady(status: TransactionStatus): void {
+    const ended = status === "I" && this.session.status !== "I";
+    noteReady(this.session, status);
+    if (ended) this.#catalog.transactionEnded();
+  }
+
+  noteDone(facts: StatementFacts, nodes: readonly NodeId[]): void {
+    noteSuccess(this.session, facts, this.#engine.rules, this.#catalog, nodes);
+    this.#catalog.noteSuccess(facts, this.session.status !== "I");
+  }
+
+  noteError(inTransaction: boolean): void {
+    noteError(this.session, inTransaction);
+  }
+
+  lost(node: NodeId): void {
+    this.session.lostNodes.add(node);
+    if (this.session.loadBalanceNode === node) this.session.loadBalanceNode = undefined;
+  }
+
+  /** One statement that answers all questions in one row. */
+  questionSql(questions: readonly CatalogQuestion[]): string {
+    this.#asked = true;
+    return this.#catalog.ask(questions);
+  }
+
+  /** `row` is the one that came back; undefined when asking failed. */
+  answered(
+    questions: readonly CatalogQuestion[],
+    row: readonly (string | null)[] | undefined,
+  ): void {
+    if (row === undefined) return;
+    const asked = questions.findIndex(({ kind }) => kind === "isolation");
+    const isolation = asked < 0 ? undefined : row[asked];
+    if (isolation) {
+      noteIsolation(this.session, isolation);
+      if (this.session.isolationByDefault) this.#readsCommitted = isolation === "read committed";
+    }
+    this.#catalog.answer(questions, row, this.#snapshotIsOld());
+  }
+
+  /** Above READ COMMITTED a transaction may not see what others have committed since it began. */
+  #snapshotIsOld(): boolean {
+    const { status, isolationByDefault, defaultIsolation } = this.session;
+    if (status === "I") return false;
+    return !(this.#readsCommitted && isolationByDefault && defaultIsolation !== "unknown");
+  }
+}
+
+export type { CatalogQuestion, Route };

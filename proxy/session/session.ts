@@ -12,6 +12,7 @@
 
 import type { StatementFacts } from "../../core/sql/facts.ts";
 import { errorResponse, readyForQuery } from "../../core/wire/backend.ts";
+import type { Reprepare } from "../routing/routes.ts";
 import type { Desk, SessionEnd, SessionPorts } from "./desk.ts";
 import { Extended } from "./extended.ts";
 import { queryMessage, statusLetter, text, transactionFailed } from "./messages.ts";
@@ -29,6 +30,8 @@ import {
 } from "./replies.ts";
 import type { SessionRouter } from "./router.ts";
 
+const noNodes: readonly NodeLink["id"][] = [];
+
 const FRONTEND_LENGTH_MAX = 0x3fffffff;
 /** Body limit of messages that carry only names and numbers (PostgreSQL's PQ_SMALL_MESSAGE_LIMIT). */
 const SMALL_LENGTH_MAX = 10_000;
@@ -41,7 +44,7 @@ export class Session implements ReplyEvents, Desk {
   readonly #extended: Extended;
 
   /** The node that takes writes: it speaks when all are asked, and its parameters are the client's. */
-  readonly #writeLink: NodeLink;
+  #writeLink: NodeLink;
 
   #backlog: Uint8Array[] = [];
   #stalled = false;
@@ -83,6 +86,7 @@ export class Session implements ReplyEvents, Desk {
     this.replies.statusLink = writeLink;
     this.#transparent = options.transparent;
     this.#extended = new Extended(this);
+    this.router.session.parsedNodes = (name) => this.#extended.nodesOf(name);
   }
 
   get writeLink(): NodeLink {
@@ -260,6 +264,7 @@ export class Session implements ReplyEvents, Desk {
       this.#answer(route.why, sql, facts);
       return true;
     }
+    if (route.reprepare !== undefined && this.replies.empty) this.#prepareAgain(route.reprepare);
     const links = segment === undefined ? this.linksOf(route.nodes) : [segment];
     const main = this.speaker(links);
     if (!this.mayFollow(links, main)) return this.waitDrained();
@@ -313,6 +318,15 @@ export class Session implements ReplyEvents, Desk {
       if (link === main) this.out.pass(link, at, end);
       else this.out.send(link, other);
     }
+  }
+
+  /** A statement that PREPARE made elsewhere lives on the write node from now on. */
+  #prepareAgain({ name, sql }: Reprepare): void {
+    const owed = this.replies.expect("Query", this.#writeLink, [], undefined);
+    owed.silent = true;
+    owed.errorsShow = true;
+    this.out.send(this.#writeLink, queryMessage(sql));
+    this.router.session.prepared.set(name, { nodes: [this.#writeLink.id], sql });
   }
 
   #answer(why: string, sql: string, facts: StatementFacts): void {
@@ -390,6 +404,7 @@ export class Session implements ReplyEvents, Desk {
   drained(): void {
     this.#dropDiverged();
     if (this.#ended) return;
+    this.#followWriteNode();
     if (this.#terminating) {
       this.#finish({ kind: "terminate" });
       return;
@@ -402,6 +417,16 @@ export class Session implements ReplyEvents, Desk {
       this.#walk(chunk);
     }
     if (!this.#stalled && !this.#nodesFull) this.ports.client.resume();
+  }
+
+  /** Another node has become the primary: between transactions the session goes over to it. */
+  #followWriteNode(): void {
+    const { writeNode } = this.router;
+    if (writeNode === undefined || writeNode === this.#writeLink.id || this.inTransaction) return;
+    const link = this.replies.links[writeNode];
+    if (link === undefined) return;
+    this.#writeLink = link;
+    this.replies.statusLink = link;
   }
 
   // ---------------------------------------------------------------- what the nodes say
@@ -418,17 +443,29 @@ export class Session implements ReplyEvents, Desk {
   settled(owed: Owed): void {
     switch (owed.kind) {
       case "Query":
-        if (!owed.silent && !owed.failed) {
-          this.router.noteDone(owed.subject as StatementFacts, this.inTransaction);
-          this.#extended.noteSqlDone(owed.subject as StatementFacts);
-        }
+        this.#noteReady();
+        if (!owed.silent && !owed.failed) this.noteDone(owed, owed.subject as StatementFacts);
         break;
       case "FunctionCall":
+        this.#noteReady();
+        break;
+      case "Sync":
+        this.#noteReady();
         break;
       default:
         this.#extended.settled(owed);
     }
     if (this.#writeLink.status === IDLE) this.#extended.transactionEnded();
+  }
+
+  #noteReady(): void {
+    this.router.noteReady(statusLetter(this.#writeLink.status));
+  }
+
+  noteDone(owed: Owed, facts: StatementFacts): void {
+    const nodes = facts.prepares.length === 0 ? noNodes : owed.links.map(({ id }) => id);
+    this.router.noteDone(facts, nodes);
+    this.#extended.noteSqlDone(facts);
   }
 
   failed(owed: Owed, link: NodeLink, _frame: Uint8Array): void {
@@ -446,6 +483,7 @@ export class Session implements ReplyEvents, Desk {
   #dropDiverged(): void {
     for (const link of this.#diverged.splice(0)) {
       this.replies.drop(link);
+      this.router.lost(link.id);
       this.ports.dropped(link, "its answer differs from the main node's");
     }
   }
@@ -469,6 +507,7 @@ export class Session implements ReplyEvents, Desk {
   nodeLost(link: NodeLink, message: string): void {
     if (this.#ended || this.replies.links[link.id] !== link) return;
     const unanswered = this.replies.drop(link);
+    this.router.lost(link.id);
     this.ports.dropped(link, message);
     if (link === this.#writeLink) {
       if (!link.fatal) this.replies.toClient(connectionLost("FATAL", link, message));

@@ -1,0 +1,432 @@
+/**
+ * The server: reads its files, joins the parts and keeps them until a signal. Reads top to bottom
+ * like the manual's chapter on start-up (spec config/commands.md section 1).
+ */
+import { randomBytes } from "node:crypto";
+import { lookup, reverse } from "node:dns/promises";
+import { chmodSync, existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { networkInterfaces } from "node:os";
+import { parseHba } from "../core/auth/hba.ts";
+import type { HbaQuestion, LocalInterface } from "../core/auth/hba_match.ts";
+import { ScramKeyCache } from "../core/auth/key_cache.ts";
+import { type Credential, openStoredPassword } from "../core/auth/password.ts";
+import {
+  derivePoolKey,
+  keyFileWarning,
+  keyTextOfFile,
+  type PoolKey,
+} from "../core/auth/pool_key.ts";
+import { lookupPassword } from "../core/auth/pool_passwd.ts";
+import { isLive } from "../core/cluster/state.ts";
+import type { ConfigMessage } from "../core/config/conf_file.ts";
+import { type Loaded, loadConfig, reloadConfig } from "../core/config/load.ts";
+import { directoryOf, resolvePath } from "../core/config/path.ts";
+import type { Config } from "../core/config/schema.ts";
+import { ConfigError, PgpoolError } from "../core/errors.ts";
+import { createLog, isLogged, type LogSettings } from "../core/log.ts";
+import type { Log } from "../core/ports.ts";
+import { redactPasswords } from "../core/redact.ts";
+import { compatibleVersion } from "../core/version.ts";
+import { adminAnswer } from "../proxy/admin.ts";
+import type { BackendWorld } from "../proxy/backend.ts";
+import { Controller, type StatusStore } from "../proxy/cluster/controller.ts";
+import { type ProbeWorld, StreamingCheck } from "../proxy/cluster/probes.ts";
+import { Engine } from "../proxy/engine.ts";
+import { listenAddresses, openListeners } from "../proxy/listener.ts";
+import { StatementParser } from "../proxy/parser.ts";
+import type { LoginWorld } from "../proxy/session/startup.ts";
+import { clientTlsOf, serverTlsOf } from "../proxy/tls.ts";
+import type { Transport } from "../proxy/transport/conn.ts";
+import { configSource } from "./load_config.ts";
+import { openLogDestination } from "./log_destination.ts";
+import { removePidFile, writePidFile } from "./pid_file.ts";
+
+export type ServeOptions = {
+  readonly configFile: string;
+  readonly hbaFile: string;
+  readonly pcpFile: string;
+  /** Of AES entries in pool_passwd; it may be missing. */
+  readonly keyFile: string | undefined;
+  readonly discardStatus: boolean;
+  readonly clearOidmaps: boolean;
+  readonly debug: boolean;
+  readonly foreground: boolean;
+  /** Called when clients are served. */
+  readonly onStarted?: () => void;
+};
+
+const defaultSocketDir = "/tmp";
+
+/** Serves until a signal ends it; resolves to the exit code. Rejects when it cannot start. */
+export async function serve(options: ServeOptions): Promise<number> {
+  const server = new Server(options);
+  return await server.run();
+}
+
+class Server {
+  readonly #options: ServeOptions;
+  readonly #confDir: string;
+  readonly #passwords: PasswordFile;
+  readonly #scramKeys = new ScramKeyCache({ blindingKey: randomBytes(32) });
+  readonly #processSecret = randomBytes(32);
+  #loaded: Loaded;
+
+  constructor(options: ServeOptions) {
+    this.#options = options;
+    this.#confDir = directoryOf(options.configFile);
+    this.#loaded = loadConfig(configSource(options.configFile));
+    this.#passwords = new PasswordFile(() => this.#path(this.#config.pool_passwd));
+  }
+
+  get #config(): Config {
+    return this.#loaded.config;
+  }
+
+  #path(name: string): string {
+    return name === "" ? "" : resolvePath(this.#confDir, name);
+  }
+
+  async run(): Promise<number> {
+    const config = this.#config;
+    const destination = openLogDestination({
+      settings: () => this.#config,
+      directory: this.#confDir,
+      clock: Date.now,
+    });
+    const logOptions = {
+      settings: () => this.#logSettings(),
+      write: (lines: string) => destination.write(lines),
+      clock: Date.now,
+    };
+    const source = { processName: "MAIN", applicationName: "main", pid: process.pid };
+    const log = createLog(logOptions, source);
+    destination.announce(log);
+    writeMessages(log, this.#loaded.messages);
+    const pidFile = this.#path(config.pid_file_name);
+    writePidFile(pidFile);
+    try {
+      return await this.#serve(log);
+    } catch (error) {
+      if (!(error instanceof PgpoolError)) throw error;
+      log.write("FATAL", error.message, { detail: error.detail, hint: error.hint });
+      return 3;
+    } finally {
+      removePidFile(pidFile);
+      await destination.close();
+    }
+  }
+
+  #logSettings(): LogSettings {
+    const config = this.#config;
+    const wantsDebug = this.#options.debug && !isLogged("DEBUG1", config.log_min_messages);
+    return wantsDebug ? { ...config, log_min_messages: "debug1" } : config;
+  }
+
+  async #serve(log: Log): Promise<number> {
+    const config = this.#config;
+    this.#passwords.open(log, this.#options.keyFile);
+    const transport = await transportOf(config);
+    const login = this.#loginWorld(log);
+    const backendWorld = this.#backendWorld(log, transport);
+    const parser = await StatementParser.load();
+
+    const controller = new Controller({
+      mode: config.backend_clustering_mode,
+      backends: config.backends,
+      store: statusStore(this.#path(`${config.work_dir}/pgpool_status`)),
+      log,
+      clock: Date.now,
+    });
+    controller.recall(this.#options.discardStatus);
+
+    const probeLog = log.as({
+      processName: "WORKER",
+      applicationName: "sr_check_worker",
+      pid: process.pid,
+    });
+    const probeWorld: ProbeWorld = {
+      config: () => this.#config,
+      backendWorld: () => engine.backendWorld,
+      addressOf: (node) => engine.addressOf(node),
+      credentialOf: (user) => this.#passwords.credentialOf(user),
+      log: probeLog,
+    };
+    const check = new StreamingCheck(probeWorld, controller);
+
+    const engine: Engine = new Engine({
+      config,
+      state: controller.state,
+      parser,
+      login,
+      backendWorld,
+      control: {
+        connected: (node) => controller.connected(node),
+        suspect: (node, why) => {
+          controller.detach(node, why);
+          if (controller.state.primary === undefined) void check.search();
+        },
+      },
+      answer: (runner, facts) => adminAnswer(engine, runner, facts),
+      log,
+      clock: Date.now,
+      random: Math.random,
+      pid: process.pid,
+      redact: redactPasswords,
+    });
+    controller.subscribe((state) => engine.publish(state));
+
+    await check.start();
+    const listeners = await openListeners(
+      transport,
+      listenAddresses(config),
+      (conn) => engine.accept(conn),
+      log,
+    );
+    log.write("LOG", `pgpool-II successfully started. version ${compatibleVersion}`);
+    this.#options.onStarted?.();
+
+    const exitCode = await this.#untilStopped(
+      log,
+      engine,
+      () => {
+        this.#reload(log, transport, engine, controller);
+      },
+      async () => {
+        check.stop();
+        await Promise.all(listeners.map((listener) => listener.close()));
+      },
+    );
+    log.write("LOG", "Pgpool-II system is shutdown");
+    return exitCode;
+  }
+
+  /** SIGTERM waits for the clients, SIGINT and SIGQUIT do not; SIGHUP reads the files again. */
+  #untilStopped(
+    log: Log,
+    engine: Engine,
+    reload: () => void,
+    closeDoors: () => Promise<void>,
+  ): Promise<number> {
+    return new Promise((resolve, reject) => {
+      let stopping = false;
+      const stop = (signal: "SIGTERM" | "SIGINT" | "SIGQUIT", number: number) => {
+        const mode = signal === "SIGTERM" ? "smart" : "fast";
+        if (stopping) {
+          if (mode === "fast") engine.terminateAll();
+          return;
+        }
+        stopping = true;
+        log.write("LOG", `exit handler called (signal: ${number})`);
+        log.write("LOG", `shutting down by signal ${number}`);
+        log.write("LOG", "terminating all child processes");
+        const stopped = closeDoors().then(() => engine.stop(mode));
+        stopped.then(() => resolve(0), reject);
+      };
+      process.on("SIGTERM", () => stop("SIGTERM", 15));
+      process.on("SIGINT", () => stop("SIGINT", 2));
+      process.on("SIGQUIT", () => stop("SIGQUIT", 3));
+      process.on("SIGHUP", reload);
+    });
+  }
+
+  #reload(log: Log, transport: Transport, engine: Engine, controller: Controller): void {
+    log.write("LOG", "reload config files.");
+    const isDown = (id: number) => {
+      const node = controller.state.nodes[id];
+      return node !== undefined && !isLive(node);
+    };
+    const reloaded = reloadConfig(this.#loaded, configSource(this.#options.configFile), isDown);
+    this.#loaded = reloaded;
+    writeMessages(log, reloaded.messages);
+    this.#passwords.open(log, this.#options.keyFile);
+    this.#scramKeys.clear();
+    controller.reconfigure(this.#config.backends);
+    const previous = engine.login;
+    const login = this.#loginWorld(log);
+    // A file with a mistake in it must not lock anybody out or let anybody in: the old rules stay.
+    const hba = login.hba === "broken" ? previous.hba : login.hba;
+    engine.reconfigure(
+      this.#config,
+      { ...login, hba, tls: login.tls ?? previous.tls },
+      this.#backendWorld(log, transport),
+    );
+  }
+
+  #loginWorld(log: Log): LoginWorld {
+    const config = this.#config;
+    return {
+      tls: serverTlsFor(config, (name) => this.#path(name), log),
+      hba: config.enable_pool_hba ? this.#hbaRules(log) : undefined,
+      allowClearText: config.allow_clear_text_frontend_auth,
+      interfaces: localInterfaces(),
+      resolve: resolveHostQuestion,
+      credentialOf: (user) => this.#passwords.credentialOf(user),
+      scramKeys: this.#scramKeys,
+      processSecret: this.#processSecret,
+    };
+  }
+
+  #hbaRules(log: Log): LoginWorld["hba"] {
+    const path = this.#options.hbaFile;
+    const text = readText(path);
+    if (text === undefined) {
+      log.write("WARNING", `could not open configuration file "${path}"`);
+      return "broken";
+    }
+    const file = parseHba(text, { path, readFile: readInclude, tlsEnabled: this.#config.ssl });
+    for (const { message, context, hint, fatal } of file.messages) {
+      log.write(fatal ? "WARNING" : "LOG", message, { context, hint });
+    }
+    return file.ok ? file.rules : "broken";
+  }
+
+  #backendWorld(log: Log, transport: Transport): BackendWorld {
+    return {
+      transport,
+      tls: clientTlsFor(this.#config, (name) => this.#path(name), log),
+      scramKeys: this.#scramKeys,
+      defaultSocketDir,
+    };
+  }
+}
+
+/** pool_passwd, read again when it has changed on the disk: edits are seen by the next log-in. */
+class PasswordFile {
+  readonly #pathOf: () => string;
+  #key: PoolKey | undefined;
+  #content: Uint8Array = new Uint8Array(0);
+  #version = "";
+
+  constructor(pathOf: () => string) {
+    this.#pathOf = pathOf;
+  }
+
+  open(log: Log, keyFile: string | undefined): void {
+    this.#key = keyFile === undefined ? undefined : readPoolKey(keyFile, log);
+    const path = this.#pathOf();
+    if (path === "" || existsSync(path)) return;
+    try {
+      writeFileSync(path, "", { flag: "wx", mode: 0o600 });
+    } catch (error) {
+      log.write("WARNING", `could not create pool_passwd "${path}"`, { detail: reasonOf(error) });
+    }
+  }
+
+  credentialOf(user: string): Credential | undefined {
+    const stored = lookupPassword(this.#read(), user);
+    return stored && openStoredPassword(stored, this.#key);
+  }
+
+  #read(): Uint8Array {
+    const path = this.#pathOf();
+    if (path === "") return new Uint8Array(0);
+    try {
+      const { mtimeMs, size, ino } = statSync(path);
+      const version = `${path} ${mtimeMs} ${size} ${ino}`;
+      if (version !== this.#version) {
+        this.#content = readFileSync(path);
+        this.#version = version;
+      }
+      return this.#content;
+    } catch {
+      return new Uint8Array(0); // no file, no entries
+    }
+  }
+}
+
+function readPoolKey(path: string, log: Log): PoolKey | undefined {
+  try {
+    const stat = statSync(path);
+    const warning = keyFileWarning(path, { isPlainFile: stat.isFile(), mode: stat.mode });
+    if (warning !== undefined) log.write("WARNING", warning.message);
+    if (warning?.usable === false) return undefined;
+    const text = keyTextOfFile(readFileSync(path));
+    return text && derivePoolKey(text);
+  } catch {
+    return undefined; // no key file: AES entries cannot be opened, and say so when they are used
+  }
+}
+
+function statusStore(path: string): StatusStore {
+  return {
+    path,
+    read: () => (existsSync(path) ? readFileSync(path) : undefined),
+    write: (text) => {
+      writeFileSync(path, text);
+      chmodSync(path, 0o644);
+    },
+    remove: () => rmSync(path, { force: true }),
+  };
+}
+
+async function transportOf(config: Config): Promise<Transport> {
+  const useBun = config.transport === "bun" && typeof Bun !== "undefined";
+  if (useBun) return (await import("../proxy/transport/bun.ts")).bunTransport;
+  return (await import("../proxy/transport/node.ts")).nodeTransport;
+}
+
+function serverTlsFor(config: Config, path: (name: string) => string, log: Log) {
+  if (!config.ssl) return undefined;
+  try {
+    return serverTlsOf(config, (name) => readFileSync(path(name), "utf8"));
+  } catch (error) {
+    const detail = reasonOf(error);
+    log.write("WARNING", "could not initialise TLS for clients: SSL requests are refused", {
+      detail,
+    });
+    return undefined;
+  }
+}
+
+function clientTlsFor(config: Config, path: (name: string) => string, log: Log) {
+  if (!config.ssl) return undefined;
+  try {
+    return clientTlsOf(config, (name) => readFileSync(path(name), "utf8"));
+  } catch (error) {
+    throw new ConfigError("could not initialise TLS for backends", { detail: reasonOf(error) });
+  } finally {
+    log.enabled("DEBUG1");
+  }
+}
+
+function localInterfaces(): readonly LocalInterface[] {
+  return Object.values(networkInterfaces()).flatMap((list) =>
+    (list ?? []).map(({ address, netmask }) => ({ address, netmask })),
+  );
+}
+
+/** A question that fails has no answer, and a rule without an answer does not match. */
+async function resolveHostQuestion(question: HbaQuestion): Promise<readonly string[]> {
+  try {
+    if (question.kind === "reverse_lookup") return await reverse(question.address);
+    return (await lookup(question.name, { all: true })).map(({ address }) => address);
+  } catch {
+    return [];
+  }
+}
+
+function readText(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return undefined; // the reader of the file says that it is missing
+  }
+}
+
+function readInclude(path: string): { readonly text: string } | { readonly reason: string } {
+  try {
+    return { text: readFileSync(path, "utf8") };
+  } catch (error) {
+    return { reason: reasonOf(error) };
+  }
+}
+
+function writeMessages(log: Log, messages: readonly ConfigMessage[]): void {
+  for (const { severity, message, detail, hint } of messages) {
+    log.write(severity, message, { detail, hint });
+  }
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

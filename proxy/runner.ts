@@ -1,0 +1,479 @@
+/**
+ * One client from accept to goodbye: log-in, a set of backends from the pool or newly opened, the
+ * session between them, and at the end the clean-up that lets the next client have the set. The
+ * session decides; this carries out, and owns the sockets.
+ */
+import { BackendRefused } from "../core/auth/client.ts";
+import { isLive, mainNode, type NodeId, writeNode } from "../core/cluster/state.ts";
+import { BackendUnavailable, PgpoolError, TooManyClients } from "../core/errors.ts";
+import type { Log, LogSource } from "../core/ports.ts";
+import type { StatementFacts } from "../core/sql/facts.ts";
+import {
+  authenticationOk,
+  backendKeyData,
+  errorResponse,
+  noticeResponse,
+  readyForQuery,
+  toErrorResponse,
+} from "../core/wire/backend.ts";
+import { loginBodySizeMax } from "../core/wire/frame.ts";
+import { type Backend, openBackend, resetBackend } from "./backend.ts";
+import { Channel, ChannelClosed } from "./channel.ts";
+import type { Engine } from "./engine.ts";
+import { BackendSet } from "./pool.ts";
+import type { SessionEnd, SessionPorts } from "./session/desk.ts";
+import { IDLE, type NodeLink } from "./session/replies.ts";
+import { SessionRouter } from "./session/router.ts";
+import { Session } from "./session/session.ts";
+import { firstRequest, LogIn, type StartupRequest } from "./session/startup.ts";
+import type { Slot, SlotActivity } from "./slots.ts";
+import type { Conn, ConnHandler, PeerAddress } from "./transport/conn.ts";
+
+/** Databases whose connections are never kept (spec wire/pooling.md section 4). */
+const neverPooled = new Set(["template0", "template1", "postgres", "regression"]);
+const resetTimeoutMs = 10_000;
+
+/** How long a finished client may take to read what it was sent last. */
+const lingerMs = 5_000;
+
+export class Runner {
+  readonly #engine: Engine;
+  readonly #conn: Conn;
+  readonly #abort = new AbortController();
+  readonly source: LogSource;
+  readonly startedAt: number;
+  readonly #log: Log;
+  slot: Slot | undefined;
+  request: StartupRequest | undefined;
+  set: BackendSet | undefined;
+  session: Session | undefined;
+  router: SessionRouter | undefined;
+  /** Milliseconds, by the engine's coarse clock: when the client last said something. */
+  lastHeardAt: number;
+  /** The last statement, and the nodes it went to, for SHOW pool_pools. */
+  statement = "";
+  #cancelKey: { readonly processId: number; readonly secretKey: Uint8Array } | undefined;
+  #done = false;
+
+  constructor(engine: Engine, conn: Conn) {
+    this.#engine = engine;
+    this.#conn = conn;
+    this.startedAt = engine.clock();
+    this.lastHeardAt = this.startedAt;
+    this.source = { processName: "CHILD", applicationName: "child", pid: engine.pid };
+    this.#log = engine.log.as(this.source);
+  }
+
+  get peer(): PeerAddress {
+    return this.#conn.peer;
+  }
+
+  get activity(): SlotActivity {
+    if (this.session === undefined) return "Connecting";
+    if (this.session.busy) return "Execute command";
+    return this.session.inTransaction ? "Idle in transaction" : "Idle";
+  }
+
+  /** Never rejects: whatever goes wrong ends this client and nobody else. */
+  async run(): Promise<void> {
+    const channel = new Channel(this.#conn, { bodySizeMax: loginBodySizeMax });
+    channel.onClosed = () => this.#abort.abort(new ChannelClosed("the client is gone"));
+    const timer = this.#startLoginTimer();
+    try {
+      this.#refuseWhenReserved();
+      if (!(await this.#logIn(channel))) this.#conn.end();
+    } catch (error) {
+      this.#refuse(error);
+    } finally {
+      clearTimeout(timer);
+      if (this.session === undefined) this.#release();
+    }
+  }
+
+  /** Ends the session (or the log-in) from outside: shutdown, an idle limit, an operator. */
+  terminate(error: PgpoolError): void {
+    this.#abort.abort(error);
+    if (this.session === undefined) return;
+    this.#logError(error);
+    this.session.end({ kind: "broken", why: error.message }, toErrorResponse(error));
+  }
+
+  // ---------------------------------------------------------------- log-in
+
+  #startLoginTimer(): ReturnType<typeof setTimeout> | undefined {
+    const seconds = this.#engine.config.authentication_timeout;
+    if (seconds === 0) return undefined;
+    return setTimeout(() => {
+      if (this.session !== undefined || this.slotAwaited) return;
+      this.#log.write("LOG", "authentication timeout");
+      this.#abort.abort(new ChannelClosed("authentication timeout"));
+      this.#conn.destroy();
+    }, seconds * 1000);
+  }
+  slotAwaited = false;
+
+  #refuseWhenReserved(): void {
+    const { reserved_connections, num_init_children } = this.#engine.config;
+    if (reserved_connections === 0) return;
+    if (this.#engine.clientCount <= num_init_children - reserved_connections) return;
+    throw new TooManyClients("Sorry, too many clients already");
+  }
+
+  /** False when there is nothing to serve: a cancel request, a protocol that is not ours. */
+  async #logIn(channel: Channel): Promise<boolean> {
+    const engine = this.#engine;
+    this.#logConnection();
+    const first = await firstRequest(channel, engine.login.tls);
+    if (first.kind === "cancel") await engine.cancel(first.processId, first.secretKey);
+    if (first.kind !== "session") return false;
+    const { request } = first;
+    this.request = request;
+    this.source.user = request.user;
+    this.source.database = request.database;
+    if (request.applicationName !== "") this.source.applicationName = request.applicationName;
+    if (mainNode(engine.state) === undefined) throw allNodesDown();
+    this.slot = await this.#awaitSlot();
+    const logIn = await LogIn.begin(engine.login, channel, request);
+    const set = await this.#checkOut(logIn, request, this.slot);
+    this.#abort.signal.throwIfAborted();
+    this.#startSession(channel, request, set);
+    return true;
+  }
+
+  async #awaitSlot(): Promise<Slot> {
+    this.slotAwaited = true;
+    const slot = await this.#engine.slots.acquire(this.#abort.signal);
+    this.slotAwaited = false;
+    this.#engine.slotTaken(slot, this);
+    return slot;
+  }
+
+  #logConnection(): void {
+    if (!this.#engine.config.log_connections) return;
+    const { peer } = this.#conn;
+    const where = peer.kind === "unix" ? "host=[local]" : `host=${peer.host} port=${peer.port}`;
+    this.#log.write("LOG", "new connection received", { detail: `connecting ${where}` });
+  }
+
+  // ---------------------------------------------------------------- backends
+
+  async #checkOut(logIn: LogIn, request: StartupRequest, slot: Slot): Promise<BackendSet> {
+    const { pool } = this.#engine;
+    for (;;) {
+      const set = request.replication
+        ? undefined
+        : pool.take(request.key, slot.index, this.#engine.clock());
+      if (set === undefined) break;
+      this.set = set;
+      if (this.#engine.isUsable(set)) {
+        await logIn.reuse(set);
+        return set;
+      }
+      this.#engine.discard(set);
+      this.set = undefined;
+    }
+    const victim = pool.makeRoom(slot.index);
+    victim?.close();
+    this.set = await this.#open(logIn, request);
+    pool.add(this.set, slot.index);
+    return this.set;
+  }
+
+  async #open(logIn: LogIn, request: StartupRequest): Promise<BackendSet> {
+    const { state, clock } = this.#engine;
+    const needed = writeNode(state);
+    if (needed === undefined) throw allNodesDown();
+    const alone = request.replication || state.mode === "raw";
+    const wanted = alone ? [needed] : state.nodes.filter(isLive).map((node) => node.id);
+    const opened = await Promise.allSettled(
+      wanted.map((node) => this.#openNode(node, logIn, request)),
+    );
+    const backends: (Backend | undefined)[] = [];
+    for (const outcome of opened) {
+      if (outcome.status === "fulfilled") backends[outcome.value.node] = outcome.value;
+    }
+    const closeAll = () => {
+      for (const backend of backends) backend?.close();
+    };
+    const neededOutcome = opened[wanted.indexOf(needed)];
+    if (neededOutcome?.status !== "fulfilled") {
+      closeAll();
+      throw neededOutcome?.reason ?? allNodesDown();
+    }
+    try {
+      logIn.conclude(
+        backends.filter((backend) => backend !== undefined).map((each) => each.demand),
+      );
+    } catch (error) {
+      closeAll();
+      throw error;
+    }
+    const { demand } = neededOutcome.value;
+    const secret = await logIn.secretGiven(demand);
+    return new BackendSet({ identity: request, backends, demand, secret, now: clock() });
+  }
+
+  async #openNode(node: NodeId, logIn: LogIn, request: StartupRequest): Promise<Backend> {
+    const engine = this.#engine;
+    const login = {
+      startup: request.packet,
+      user: request.user,
+      secretFor: logIn.secretFor.bind(logIn),
+    };
+    try {
+      const backend = await openBackend(
+        engine.backendWorld,
+        engine.addressOf(node),
+        login,
+        this.#abort.signal,
+      );
+      engine.control.connected(node);
+      return backend;
+    } catch (error) {
+      if (error instanceof BackendUnavailable && !this.#abort.signal.aborted) {
+        throw this.#unreachable(node, error);
+      }
+      throw error;
+    }
+  }
+
+  /** A node that does not answer: it is detached or not, as `failover_on_backend_error` says. */
+  #unreachable(node: NodeId, error: BackendUnavailable): BackendUnavailable {
+    const { config, control } = this.#engine;
+    this.#log.write("LOG", error.message, { detail: error.detail });
+    const allowed = config.backends[node]?.flag.allowToFailover ?? true;
+    if (config.failover_on_backend_error && allowed) {
+      control.suspect(node, error.detail ?? error.message);
+      return new BackendUnavailable("failed to create a backend connection", {
+        detail: "executing failover on backend",
+        sqlstate: "XX000",
+      });
+    }
+    return new BackendUnavailable(`failed to create a backend ${node} connection`, {
+      detail: "not executing failover because failover_on_backend_error is off",
+      sqlstate: "XX000",
+    });
+  }
+
+  // ---------------------------------------------------------------- session
+
+  #startSession(channel: Channel, request: StartupRequest, set: BackendSet): void {
+    const engine = this.#engine;
+    const state = engine.state;
+    const preferred = writeNode(state);
+    const speaks =
+      preferred !== undefined && set.backends[preferred] !== undefined
+        ? preferred
+        : set.backends.findIndex((backend) => backend !== undefined);
+    const main = set.backends[speaks];
+    if (main === undefined) throw allNodesDown();
+    this.router = new SessionRouter({
+      engine,
+      user: request.user,
+      database: request.database,
+      applicationName: request.applicationName,
+      nodes: set.backends.flatMap((backend) => backend?.node ?? []),
+    });
+    const session = new Session({
+      ports: this.#portsOf(set),
+      router: this.router,
+      nodes: set.backends.flatMap((each) => (each ? [{ id: each.node, sink: each.conn }] : [])),
+      writeNode: main.node,
+      transparent: request.replication,
+    });
+    this.session = session;
+    for (const backend of set.backends) if (backend) this.#attach(session, backend);
+    this.#cancelKey = engine.registerCancelKey(main, this);
+    const rest = channel.takeRest();
+    this.#conn.handler = this.#clientHandler(session);
+    this.#conn.resume();
+    this.#conn.send(greetingOf(main));
+    for (const chunk of rest) session.fromClient(chunk);
+  }
+
+  #clientHandler(session: Session): ConnHandler {
+    const engine = this.#engine;
+    return {
+      onData: (chunk) => {
+        this.lastHeardAt = engine.coarseNow;
+        session.fromClient(chunk);
+      },
+      onDrain: () => session.clientDrained(),
+      onClose: () => session.end({ kind: "broken", why: "the client closed the connection" }),
+    };
+  }
+
+  #attach(session: Session, backend: Backend): void {
+    const link = session.replies.links[backend.node];
+    if (link === undefined) return;
+    backend.onIdleLost = undefined;
+    backend.conn.handler = {
+      onData: (chunk) => session.fromNode(link, chunk),
+      onDrain: () => session.nodeDrained(),
+      onClose: (error) => {
+        backend.markClosed();
+        session.nodeLost(link, error?.message ?? "server closed the connection unexpectedly");
+      },
+    };
+    if (backend.closed) session.nodeLost(link, "server closed the connection unexpectedly");
+  }
+
+  #portsOf(set: BackendSet): SessionPorts {
+    const engine = this.#engine;
+    return {
+      client: this.#conn,
+      ended: (end) => void this.#finish(end),
+      dropped: (link, why) => this.#dropped(set, link, why),
+      parameterStatus: (link, frame) => set.backends[link.id]?.rememberParameter(frame),
+      answer: (sql, facts) => engine.answer(this, sql, facts),
+      noteStatement: (sql) => {
+        this.statement = sql;
+        if (engine.config.log_statement) this.#log.write("LOG", `statement: ${engine.shown(sql)}`);
+      },
+      noteNodeStatement: (link, label, sql, facts) => this.#noteNode(set, link, label, sql, facts),
+    };
+  }
+
+  #noteNode(
+    set: BackendSet,
+    link: NodeLink,
+    label: string,
+    sql: string,
+    facts: StatementFacts,
+  ): void {
+    const engine = this.#engine;
+    if (label === "" || label === "Execute") engine.counters.statement(link.id, facts.counter);
+    if (!engine.notesNodeStatements) return;
+    const text = label === "" ? engine.shown(sql) : `${label}: ${engine.shown(sql)}`;
+    if (engine.config.log_per_node_statement) {
+      const pid = set.backends[link.id]?.processId ?? 0;
+      const message = `DB node id: ${link.id} backend pid: ${pid} statement: ${text}`;
+      this.#log.write("LOG", message);
+    }
+    if (engine.config.notice_per_node_statement) {
+      const message = `DB node id: ${link.id} statement: ${text}`;
+      this.#conn.send(noticeResponse({ severity: "NOTICE", code: "00000", message }));
+    }
+  }
+
+  #dropped(set: BackendSet, link: NodeLink, why: string): void {
+    this.#log.write("LOG", `DB node id: ${link.id} is not used by this session any more`, {
+      detail: why,
+    });
+    set.backends[link.id]?.close();
+  }
+
+  // ---------------------------------------------------------------- the end
+
+  async #finish(end: SessionEnd): Promise<void> {
+    if (this.#done) return;
+    this.#done = true;
+    const { set, session } = this;
+    this.#conn.handler = deaf;
+    this.#conn.end();
+    setTimeout(() => this.#conn.destroy(), lingerMs).unref();
+    if (this.#cancelKey !== undefined) this.#engine.forgetCancelKey(this.#cancelKey);
+    this.#logDisconnection();
+    try {
+      const keep = end.kind === "terminate" && set !== undefined && session !== undefined;
+      if (keep && (await this.#clean(set, session))) this.#engine.keep(set);
+      else if (set !== undefined) this.#engine.discard(set);
+    } finally {
+      this.set = undefined;
+      this.#release();
+    }
+  }
+
+  /** Makes the set fit for the next client. Only nodes that this session spoke to need it. */
+  async #clean(set: BackendSet, session: Session): Promise<boolean> {
+    const { config } = this.#engine;
+    if (!config.connection_cache || this.request?.replication) return false;
+    if (neverPooled.has(set.identity.database)) return false;
+    const cleaning: Promise<boolean>[] = [];
+    for (const backend of set.backends) {
+      if (backend === undefined) continue;
+      const link = session.replies.links[backend.node];
+      if (link === undefined || backend.closed) return false;
+      if (!link.touched) continue;
+      const queries = config.reset_query_list.filter(
+        (sql) => sql !== "ABORT" || link.status !== IDLE,
+      );
+      if (queries.length > 0) cleaning.push(resetBackend(backend, queries, resetTimeoutMs));
+    }
+    return (await Promise.all(cleaning)).every((clean) => clean);
+  }
+
+  #refuse(error: unknown): void {
+    if (error instanceof ChannelClosed) {
+      this.#conn.destroy();
+      return;
+    }
+    this.#logError(error);
+    this.#conn.handler = deaf;
+    if (error instanceof BackendRefused) this.#conn.send(error.response);
+    else if (error instanceof PgpoolError) this.#conn.send(toErrorResponse(error));
+    else this.#conn.send(internalError);
+    this.#conn.end();
+    setTimeout(() => this.#conn.destroy(), lingerMs).unref();
+  }
+
+  #logError(error: unknown): void {
+    if (error instanceof PgpoolError) {
+      const { severity, message, detail, hint } = error;
+      this.#log.write(severity, message, { detail, hint });
+      if (error.cause instanceof PgpoolError) {
+        this.#log.write("LOG", error.cause.message, { detail: error.cause.detail });
+      }
+      return;
+    }
+    const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    this.#log.write("ERROR", "internal error", { detail: stack });
+  }
+
+  #logDisconnection(): void {
+    if (!this.#engine.config.log_disconnections || this.request === undefined) return;
+    const { user, database } = this.request;
+    const ms = this.#engine.clock() - this.startedAt;
+    const pad = (value: number, width: number) => String(Math.floor(value)).padStart(width, "0");
+    const time = `${Math.floor(ms / 3_600_000)}:${pad((ms / 60_000) % 60, 2)}:${pad((ms / 1000) % 60, 2)}.${pad(ms % 1000, 3)}`;
+    const { peer } = this.#conn;
+    const where = peer.kind === "unix" ? "host=[local]" : `host=${peer.host} port=${peer.port}`;
+    this.#log.write(
+      "LOG",
+      `frontend disconnection: session time: ${time} user=${user} database=${database} ${where}`,
+    );
+  }
+
+  /** Gives back what the client held, however far it came. */
+  #release(): void {
+    if (this.set !== undefined) this.#engine.discard(this.set);
+    this.set = undefined;
+    this.#engine.clientGone(this);
+  }
+}
+
+const deaf: ConnHandler = { onData() {}, onDrain() {}, onClose() {} };
+
+const allNodesDown = () =>
+  new BackendUnavailable("pgpool is not accepting any new connections", {
+    sqlstate: "08S01",
+    detail: "all backend nodes are down, pgpool requires at least one valid node",
+    hint: "repair the backend nodes and restart pgpool",
+  });
+
+const internalError = errorResponse({
+  severity: "FATAL",
+  code: "XX000",
+  message: "internal error",
+  hint: "see pgpool log for details",
+});
+
+/** What follows a log-in, in PostgreSQL's order, in one write. */
+function greetingOf(main: Backend): Uint8Array {
+  const parts: Uint8Array[] = [];
+  if (main.negotiated !== undefined) parts.push(main.negotiated);
+  parts.push(authenticationOk(), ...main.parameters.values());
+  if (main.secretKey.length > 0) parts.push(backendKeyData(main.processId, main.secretKey));
+  parts.push(readyForQuery("I"));
+  return Buffer.concat(parts);
+}
