@@ -33,11 +33,11 @@ import { Controller, type StatusStore } from "../proxy/cluster/controller.ts";
 import { type ProbeWorld, StreamingCheck } from "../proxy/cluster/probes.ts";
 import { Engine } from "../proxy/engine.ts";
 import { listenAddresses, openListeners } from "../proxy/listener.ts";
-import { StatementParser } from "../proxy/parser.ts";
 import type { LoginWorld } from "../proxy/session/startup.ts";
 import { clientTlsOf, serverTlsOf } from "../proxy/tls.ts";
 import type { Transport } from "../proxy/transport/conn.ts";
 import { configSource } from "./load_config.ts";
+import { loadParser } from "./load_parser.ts";
 import { openLogDestination } from "./log_destination.ts";
 import { removePidFile, writePidFile } from "./pid_file.ts";
 
@@ -128,7 +128,7 @@ class Server {
     const transport = await transportOf(config);
     const login = this.#loginWorld(log);
     const backendWorld = this.#backendWorld(log, transport);
-    const parser = await StatementParser.load();
+    const parser = await loadParser();
 
     const controller = new Controller({
       mode: config.backend_clustering_mode,
