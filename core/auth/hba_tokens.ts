@@ -54,6 +54,7 @@ function tokenizeLine(line: string, number: number, source: Source): readonly Hb
     complain("authentication file line too long");
     return [];
   }
+  const complaintsBefore = source.messages.length;
   const scanner = new LineScanner(line);
   const fields: HbaField[] = [];
   for (;;) {
@@ -71,8 +72,10 @@ function tokenizeLine(line: string, number: number, source: Source): readonly Hb
       tokens.push(...expand(found.token, source, complain));
     }
     if (tokens.length > 0) fields.push(tokens);
-    if (scanner.atEnd) return fields;
+    if (scanner.atEnd) break;
   }
+  // Fields that lack an included file would only be misread and complained about once more.
+  return source.messages.length > complaintsBefore ? [] : fields;
 }
 
 /** An `@name` gives all tokens of that file; any other token is itself. */
