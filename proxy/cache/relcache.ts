@@ -216,21 +216,21 @@ export class SessionCatalog implements CatalogLookups {
     this.#decision = undefined;
   }
 
-  /** A statement has succeeded; it may have changed definitions. */
+  /** A statement has succeeded; it may have changed definitions, or ended the transaction. */
   noteSuccess(facts: StatementFacts, inTransaction: boolean): void {
+    if (!inTransaction) this.transactionEnded();
     if (facts.redefines === "nothing") return;
     this.#temporaries.clear();
     this.#temporariesChanged = inTransaction;
     if (facts.redefines === "temporary") return;
-    if (inTransaction) {
-      this.#redefined = true;
-      this.#transaction = undefined;
-    } else {
-      this.#shared.invalidate();
-    }
+    // Others may ask between our statement and its commit, which in a pipeline is the Sync: so it
+    // is told now, and once more at the end.
+    this.#redefined = true;
+    this.#transaction = undefined;
+    if (!inTransaction) this.#shared.invalidate();
   }
 
-  /** The session's transaction is over, one way or the other. */
+  /** ReadyForQuery "idle": whatever transaction there was is over, one way or the other. */
   transactionEnded(): void {
     this.#transaction = undefined;
     if (this.#temporariesChanged) this.#temporaries.clear();
