@@ -121,7 +121,7 @@ export const pcpConf = (plan: SetupPlan): string =>
   lines(`${plan.user}:${pcpMd5(new TextEncoder().encode(plan.user))}`);
 
 export const poolPasswd = (plan: SetupPlan): string =>
-  lines(`${plan.user}:${md5Hash(new TextEncoder().encode(plan.user), plan.user)}`);
+  lines(`${plan.user}:md5${md5Hash(new TextEncoder().encode(plan.user), plan.user)}`);
 
 export const pcpPass = (plan: SetupPlan): string =>
   lines(`localhost:${plan.pcpPort}:${plan.user}:${plan.user}`);
