@@ -1,0 +1,65 @@
+/**
+ * Drivers run one script each, straight and through pgpool: what they get must be equal, line by
+ * line. On each major of PostgreSQL that this machine has.
+ */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { everyPostgres, findPython, mustRun, Scope, testNeeding } from "../cluster/harness.ts";
+import { nodePostgres } from "./node_postgres.ts";
+import { postgresJs } from "./postgres_js.ts";
+import { type Route, routeEnv, startTopology, type Topology } from "./topology.ts";
+
+const psycopgTest = await testNeeding("psycopg");
+const psycopg2Test = await testNeeding("psycopg2");
+
+describe.each(await everyPostgres())("PostgreSQL $major", (install) => {
+  let scope: Scope;
+  let topology: Topology;
+
+  beforeAll(async () => {
+    scope = new Scope();
+    topology = await startTopology(scope, install);
+  }, 60_000);
+  afterAll(() => scope.close());
+
+  /** The two transcripts must be alike, and long enough to have been about something. */
+  async function compare(run: (route: Route) => Promise<readonly string[]>): Promise<void> {
+    const [direct, proxied] = topology.routes;
+    if (direct === undefined || proxied === undefined) throw new Error("two routes are needed");
+    const expected = await run(direct);
+    expect(expected.length).toBeGreaterThan(20);
+    expect(expected.filter((line) => line.includes("unexpected"))).toEqual([]);
+    expect(await run(proxied)).toEqual([...expected]);
+  }
+
+  test("node-postgres gets the same answers", async () => {
+    await compare(({ port }) => nodePostgres(port));
+  }, 90_000);
+
+  test("postgres.js gets the same answers", async () => {
+    await compare(({ port }) => postgresJs(port));
+  }, 90_000);
+
+  psycopgTest(
+    "psycopg 3 gets the same answers",
+    () => compare(python("psycopg", "psycopg3.py")),
+    90_000,
+  );
+
+  psycopg2Test(
+    "psycopg 2 gets the same answers",
+    () => compare(python("psycopg2", "psycopg2_script.py")),
+    90_000,
+  );
+});
+
+function python(module: string, script: string): (route: Route) => Promise<readonly string[]> {
+  return async (route) => {
+    const interpreter = await findPython(module);
+    if (interpreter === undefined) throw new Error(`no Python has ${module}`);
+    const path = join(import.meta.dirname, script);
+    const env = { ...routeEnv(route), PYTHONDONTWRITEBYTECODE: "1" };
+    const output = await mustRun([interpreter, path], { env, deadlineMs: 60_000 });
+    return output.trim().split("\n");
+  };
+}
