@@ -64,7 +64,8 @@ export type RunOptions = {
 
 /**
  * Runs a program as the owner, in its own process group so that Ctrl-C at the terminal reaches us
- * alone, and waits for its end. Output is both streams together. An aborted `signal` kills it.
+ * alone, and waits for its end. Output is both streams together. When `signal` is aborted the group
+ * is asked to end, and this rejects once the program has.
  */
 export function runAs(
   owner: Owner,
@@ -78,7 +79,6 @@ export function runAs(
     detached: true,
     stdio: ["ignore", "pipe", "pipe"],
     ...(owner.switching ? { uid: owner.uid, gid: owner.gid } : {}),
-    ...(options.signal === undefined ? {} : { signal: options.signal }),
   });
   let output = "";
   const take = (chunk: Buffer) => {
@@ -86,15 +86,26 @@ export function runAs(
   };
   child.stdout.on("data", take);
   child.stderr.on("data", take);
-  return new Promise((resolve, reject) => {
+  const { signal } = options;
+  const stop = () => killGroup(child.pid, "SIGTERM");
+  signal?.addEventListener("abort", stop);
+  return new Promise<Ran>((resolve, reject) => {
     child.once("error", reject);
     // `exit`, not `close`: a server that the program left running holds the pipes open
-    child.once("exit", (code, signal) => {
-      setImmediate(() =>
-        resolve({ exitCode: code ?? 1, output: signal ? `${output}${signal}` : output }),
-      );
+    child.once("exit", (code) => {
+      if (signal?.aborted) reject(signal.reason);
+      else setImmediate(() => resolve({ exitCode: code ?? 1, output }));
     });
-  });
+  }).finally(() => signal?.removeEventListener("abort", stop));
+}
+
+function killGroup(pid: number | undefined, signal: NodeJS.Signals): void {
+  if (pid === undefined) return;
+  try {
+    process.kill(-pid, signal);
+  } catch {
+    // it has just gone
+  }
 }
 
 /** What servers inherit: nothing of ours that would change where PostgreSQL's programs connect. */

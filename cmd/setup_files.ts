@@ -167,6 +167,7 @@ function scriptHead(plan: SetupPlan, purpose: string): string {
     `# ${purpose}`,
     `if [ "$(id -u)" = 0 ]; then ${again}; fi`,
     "unset PGDATA PGHOST PGPORT PGDATABASE PGUSER",
+    `cd ${plan.dir} || exit 1`,
   );
 }
 
