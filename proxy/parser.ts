@@ -89,6 +89,12 @@ export class StatementParser {
     return facts;
   }
 
+  /** Facts of this very text, past all memory: what remembered facts must equal. */
+  factsAfresh(sql: string): StatementFacts {
+    const outcome = this.#parse(sql, shapeOf(sql).multiStatement);
+    return outcome === undefined ? unreadable : factsOf(sql, outcome);
+  }
+
   #parse(text: string, multiStatement: boolean): ParseOutcome | undefined {
     if (text === "") return { kind: "error", message: "empty" };
     if (text.length > PARSE_LENGTH_MAX) return { kind: "too_long", multiStatement };

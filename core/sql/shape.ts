@@ -48,12 +48,27 @@ const kinds = Uint8Array.from({ length: 128 }, (_, code) => {
   if (code >= 48 && code <= 57) return charKind.digit;
   return /[A-Za-z_]/.test(String.fromCharCode(code)) ? charKind.letter : charKind.other;
 });
-const kindOf = (code: number): number => (code < 128 ? (kinds[code] ?? 0) : charKind.letter);
+/** Past the end of a text the code is NaN, which is `other`. */
+const kindOf = (code: number): number =>
+  code >= 128 ? charKind.letter : (kinds[code] ?? charKind.other);
 const isWord = (code: number): boolean =>
   code === 0x24 || kindOf(code) === charKind.letter || kindOf(code) === charKind.digit;
 
 const numberPattern = /(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?/y;
 const dollarPattern = /\$(?:[A-Za-z_\x80-\uffff][\w\x80-\uffff]*)?\$/y;
+
+type ConstantList = {
+  /** What goes out for it: "(" and up to three constants. */
+  group: string;
+  count: number;
+  last: string;
+  /** Behind the last constant. */
+  gapAt: number;
+  /** A comma has come since. */
+  comma: boolean;
+  /** It follows a list and a comma. */
+  readonly after: boolean;
+};
 
 class ShapeReader {
   readonly #sql: string;
@@ -67,9 +82,7 @@ class ShapeReader {
   #lastWord = "";
 
   /** Inside "(" with nothing but constants and commas so far, these: */
-  #list:
-    | { group: string; count: number; gapAt: number; comma: boolean; after: boolean }
-    | undefined;
+  #list: ConstantList | undefined;
   /** The last such list, closed, with nothing but a comma since; how often it came in a row. */
   #row: { text: string; repeats: number; comma: boolean } | undefined;
 
@@ -267,10 +280,10 @@ class ShapeReader {
       return;
     }
     const prefix = this.#sql.slice(this.#at, quote);
-    const bad = escapes && this.#sql.slice(quote, end).includes("\\");
     if (prefix !== "") {
-      // An escape may be malformed, which is the parser's business: such a string stays.
-      if (bad) this.#at = end;
+      // An escape may be malformed, and a bit string has no doubled quote: the parser's business.
+      const inside = this.#sql.slice(quote + 1, end - 1);
+      if (inside.includes("\\") || inside.includes("'")) this.#at = end;
       else this.#replace(end, `${prefix}''`);
       return;
     }
@@ -345,6 +358,7 @@ class ShapeReader {
     }
     if (list.count < KEPT_MAX) list.group += list.count === 0 ? text : `,${text}`;
     list.count++;
+    list.last = text;
     list.comma = false;
     list.gapAt = end;
     this.#at = end;
@@ -356,7 +370,7 @@ class ShapeReader {
     this.#begin("(");
     if (!after) this.#flush(this.#at);
     this.#at++;
-    this.#list = { group: "(", count: 0, gapAt: this.#at, comma: false, after };
+    this.#list = { group: "(", count: 0, gapAt: this.#at, comma: false, after, last: "" };
   }
 
   #comma(): void {
@@ -391,7 +405,9 @@ class ShapeReader {
     this.#list = undefined;
     this.#row = undefined;
     if (list === undefined) return;
-    this.#out.push(list.after ? `,${list.group}` : list.group);
+    const before = list.after ? `,${list.group}` : list.group;
+    // The last constant may be a string that goes on in the next line.
+    this.#out.push(list.count > KEPT_MAX ? `${before},${list.last}` : before);
     this.#from = list.gapAt;
   }
 }
