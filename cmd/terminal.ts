@@ -25,6 +25,7 @@ export class HiddenPrompt {
   readonly #terminal: Terminal;
   /** Typed ahead of the next question. */
   #ahead: number[] = [];
+  #interrupted = false;
 
   constructor(terminal: Terminal = processTerminal) {
     this.#terminal = terminal;
@@ -40,7 +41,8 @@ export class HiddenPrompt {
    * are kept (core/wire/text.ts). The end of the input ends the line.
    */
   async ask(question: string): Promise<string> {
-    const { input, write } = this.#terminal;
+    const { input, write, interrupt } = this.#terminal;
+    this.#interrupted = false;
     write(question);
     input.setRawMode?.(true);
     try {
@@ -49,6 +51,7 @@ export class HiddenPrompt {
       input.setRawMode?.(false);
       input.pause();
       write("\n");
+      if (this.#interrupted) interrupt(); // not before the terminal is as it was
     }
   }
 
@@ -81,7 +84,7 @@ export class HiddenPrompt {
         case key.end:
           return true;
         case key.interrupt:
-          this.#terminal.interrupt();
+          this.#interrupted = true;
           return true;
         case key.backspace:
         case keyDelete:

@@ -21,15 +21,15 @@ class FakeInput extends EventEmitter {
 function fakeTerminal() {
   const input = new FakeInput();
   const shown: string[] = [];
-  let interrupts = 0;
+  const interrupts: string[] = [];
   const terminal = {
     input: input as unknown as Terminal["input"],
     write: (text: string) => shown.push(text),
     interrupt: () => {
-      interrupts++;
+      interrupts.push(input.raw ? "raw" : "restored");
     },
   };
-  return { input, shown, prompt: new HiddenPrompt(terminal), interrupted: () => interrupts };
+  return { input, shown, prompt: new HiddenPrompt(terminal), interrupts };
 }
 
 describe("HiddenPrompt", () => {
@@ -70,11 +70,11 @@ describe("HiddenPrompt", () => {
   });
 
   test("Ctrl-C interrupts and leaves the terminal as it was", async () => {
-    const { input, prompt, interrupted } = fakeTerminal();
+    const { input, prompt, interrupts } = fakeTerminal();
     const asking = prompt.ask("? ");
     input.press("abc\x03");
     await asking;
-    expect([interrupted(), input.raw, input.listenerCount("data")]).toEqual([1, false, 0]);
+    expect([interrupts, input.listenerCount("data")]).toEqual([["restored"], 0]);
   });
 
   test("the end of the input ends the line", async () => {
