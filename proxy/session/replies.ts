@@ -233,6 +233,18 @@ export class Replies {
     if (link.heldBytes >= HELD_BYTES_MAX) link.sink.pause();
   }
 
+  /** Whether `owed` is what the client waits for, once answers that say nothing more are out of the way. */
+  #isNext(owed: Owed): boolean {
+    let head = this.#order.peek();
+    while (head !== undefined && head !== owed && head.left === 0 && head.asked === 1) {
+      this.#order.shift();
+      this.#events.settled(head);
+      this.#recycle(head);
+      head = this.#order.peek();
+    }
+    return head === owed;
+  }
+
   /** Settled answers leave the order; then a node whose turn has come may speak. */
   #advance(): void {
     if (this.#advancing) return;
@@ -313,10 +325,10 @@ export class Replies {
       const mine =
         owed === undefined ||
         (owed.main === link && (!owed.silent || (owed.errorsShow && type === 0x45)));
-      if (mine && owed !== undefined && owed !== this.#order.peek()) {
+      if (mine && owed !== undefined && !this.#isNext(owed)) {
         this.#flush(bytes, runStart, at);
         runStart = at;
-        this.#settle(); // answers that are complete may still stand before it
+        this.#settle(); // a ReadyForQuery of our own may be due before it
         if (owed !== this.#order.peek()) {
           this.#hold(link, bytes.subarray(at));
           return;
