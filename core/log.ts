@@ -81,7 +81,7 @@ export type LogOptions = {
   /** Asked for every message, so that a reload is felt at once. */
   readonly settings: () => LogSettings;
   /** Receives whole lines, each with its newline; those of one message in one call. */
-  readonly write: (lines: string) => void;
+  readonly write: (lines: string, severity: LogSeverity) => void;
   readonly clock: Clock;
 };
 
@@ -111,7 +111,7 @@ class TextLog implements Log {
       settings.log_format === "json"
         ? jsonLine(now, this.#source, severity, message, fields)
         : this.#textLines(settings, now, severity, message, fields);
-    this.#options.write(lines);
+    this.#options.write(lines, severity);
   }
 
   as(source: LogSource): Log {

@@ -2,8 +2,8 @@
 
 import type { NodeId } from "../cluster/state.ts";
 import { nodeId } from "../cluster/state.ts";
+import { cutBytes } from "../cut.ts";
 import { formatTime } from "../time.ts";
-import { cutBytes } from "./cut.ts";
 import { type Column, type Table, tableOf } from "./table.ts";
 import type { AdminView, PooledBackendView, PoolView, ProcessView } from "./view.ts";
 

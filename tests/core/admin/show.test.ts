@@ -1,8 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { type AdminCommand, answerAdmin, type PoolShowName } from "../../../core/admin/answer.ts";
-import { cutBytes } from "../../../core/admin/cut.ts";
 import { encodeTable } from "../../../core/admin/table.ts";
 import type { AdminView } from "../../../core/admin/view.ts";
+import { cutBytes } from "../../../core/cut.ts";
 import { decodeBackend } from "../../../core/wire/backend.ts";
 import { FrameDecoder } from "../../../core/wire/frame.ts";
 import { decodeText } from "../../../core/wire/text.ts";
