@@ -31,7 +31,7 @@ import type {
   Transport,
 } from "./conn.ts";
 import { asError, Delivery, lingerMs } from "./delivery.ts";
-import { alpnMissing, postgresqlAlpn, tlsFailure } from "./handshake.ts";
+import { alpnMissing, plainBytesBeforeTls, postgresqlAlpn, tlsFailure } from "./handshake.ts";
 import { SendQueue } from "./send_queue.ts";
 
 /** Undefined on a socket that nobody must hear any more: the raw one below TLS. */
@@ -207,6 +207,12 @@ class BunConn implements Conn {
   ): Promise<void> {
     return new Promise((resolve, reject) => {
       if (this.#phase !== "open") return reject(new Error("connection is closed"));
+      if (this.#delivery.holdsData) {
+        const refusal = plainBytesBeforeTls();
+        reject(refusal);
+        this.#abort(refusal);
+        return;
+      }
       const raw = this.#socket;
       this.#handshake = { resolve, reject, judge, withPeerName };
       this.#delivery.settle();
@@ -319,14 +325,14 @@ function judgeServer(
   complaint: Error | null,
 ): Error | undefined {
   const code = complaintCode(complaint);
-  if (options.ca === undefined && options.verifyName === undefined) {
-    // A complaint about the certificate means that the handshake got as far as having one.
-    const secured = completed || (complaint !== null && code !== "ECONNRESET");
-    return secured ? undefined : tlsFailure(complaint);
-  }
+  // A broken handshake is told as a system error (EPROTO, ECONNRESET); OpenSSL's words for what it
+  // dislikes in a certificate (CERT_HAS_EXPIRED) mean that the handshake itself is complete.
+  const secured = complaint === null ? completed : !/^E[A-Z0-9]*$/.test(code);
+  if (!secured) return tlsFailure(complaint);
+  if (options.ca === undefined && options.verifyName === undefined) return undefined;
   // `completed` says nothing about trust: only the absence of a complaint does. The chain is judged
   // before the name, so a complaint about the name vouches for the chain.
-  const trusted = complaint === null ? completed : code === "ERR_TLS_CERT_ALTNAME_INVALID";
+  const trusted = complaint === null || code === "ERR_TLS_CERT_ALTNAME_INVALID";
   if (!trusted) return tlsFailure(complaint);
   if (options.verifyName === undefined) return undefined;
   const certificate = peerCertificate(socket);
@@ -335,8 +341,9 @@ function judgeServer(
   return mismatch === undefined ? undefined : tlsFailure(mismatch);
 }
 
-function complaintCode(complaint: Error | null): unknown {
-  return complaint !== null && "code" in complaint ? complaint.code : undefined;
+/** `E` when there is none: an error without a code is no opinion about a certificate. */
+function complaintCode(complaint: Error | null): string {
+  return complaint !== null && "code" in complaint ? String(complaint.code) : "E";
 }
 
 /** Bun says undefined, or an empty object, when there is none. */

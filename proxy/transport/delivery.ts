@@ -45,6 +45,11 @@ export class Delivery {
     return this.#paused;
   }
 
+  /** Whether bytes are here that the handler has not seen. */
+  get holdsData(): boolean {
+    return this.#held !== undefined && this.#held.length > 0;
+  }
+
   data(chunk: Uint8Array): void {
     if (this.#held !== undefined) {
       this.#held.push(chunk);

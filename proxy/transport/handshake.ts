@@ -15,3 +15,8 @@ export function alpnMissing(): Error {
     new Error("direct TLS connection request without ALPN protocol negotiation extension"),
   );
 }
+
+/** Bytes held back since before the handshake would later pass for encrypted ones (CVE-2021-23214). */
+export function plainBytesBeforeTls(): Error {
+  return tlsFailure(new Error("received unencrypted data before the handshake"));
+}

@@ -37,7 +37,7 @@ import type {
   Transport,
 } from "./conn.ts";
 import { asError, Delivery, lingerMs } from "./delivery.ts";
-import { alpnMissing, postgresqlAlpn, tlsFailure } from "./handshake.ts";
+import { alpnMissing, plainBytesBeforeTls, postgresqlAlpn, tlsFailure } from "./handshake.ts";
 
 export const nodeTransport: Transport = {
   name: "node",
@@ -54,6 +54,8 @@ export const nodeTransport: Transport = {
   },
 };
 
+const underDeno = "Deno" in globalThis;
+
 /** The handshake under way: what the certificate must satisfy, and how it ends. */
 type Handshake = {
   readonly resolve: () => void;
@@ -66,6 +68,8 @@ class NodeConn implements Conn {
   readonly peer: PeerAddress;
   #tls: TlsInfo | undefined;
   #socket: Socket;
+  /** The TCP or Unix socket itself; not every runtime closes it together with the TLS above it. */
+  readonly #raw: Socket;
   /** `ending`: what is queued still goes out, nothing else is accepted. */
   #phase: "open" | "ending" | "closed" = "open";
   #error: Error | undefined;
@@ -76,6 +80,7 @@ class NodeConn implements Conn {
   constructor(socket: Socket, peer: PeerAddress) {
     this.peer = peer;
     this.#socket = socket;
+    this.#raw = socket;
     this.#listenTo(socket);
     if (peer.kind === "tcp") {
       socket.setNoDelay(true);
@@ -107,13 +112,13 @@ class NodeConn implements Conn {
   pause(): void {
     if (this.#phase !== "open" || this.#delivery.paused) return;
     this.#delivery.pause();
-    if (this.#handshake === undefined) this.#socket.pause();
+    if (this.#handshake === undefined) this.#stopReading();
   }
 
   resume(): void {
     if (this.#phase !== "open" || !this.#delivery.paused) return;
     this.#delivery.resume();
-    if (this.#handshake === undefined) this.#socket.resume();
+    if (this.#handshake === undefined) this.#startReading();
   }
 
   end(): void {
@@ -123,7 +128,7 @@ class NodeConn implements Conn {
     this.#failHandshake(new Error("connection was ended during the TLS handshake"));
     // What the peer still sends is read and dropped: closing over unread bytes would be a reset,
     // and a reset may overtake the last message on its way.
-    this.#socket.resume();
+    this.#startReading();
     this.#socket.end(() => this.#startLinger());
   }
 
@@ -142,6 +147,9 @@ class NodeConn implements Conn {
         : undefined;
     };
     return this.#upgrade(judge, options.ca !== undefined, (raw) => {
+      if (underDeno && options.crl !== undefined) {
+        throw new Error("certificate revocation lists have no effect under Deno");
+      }
       // A server for one connection, so that its events need no telling apart.
       const server = createTlsServer(serverOptions(options));
       server.once("secureConnection", (socket) => this.#onHandshake(socket));
@@ -173,6 +181,12 @@ class NodeConn implements Conn {
   ): Promise<void> {
     return new Promise((resolve, reject) => {
       if (this.#phase !== "open") return reject(new Error("connection is closed"));
+      if (this.#delivery.holdsData) {
+        const refusal = plainBytesBeforeTls();
+        reject(refusal);
+        this.#abort(refusal);
+        return;
+      }
       const raw = this.#socket;
       this.#handshake = { resolve, reject, judge, withPeerName };
       this.#delivery.settle();
@@ -206,7 +220,7 @@ class NodeConn implements Conn {
     this.#handshake = undefined;
     this.#tls = tlsInfo(socket, handshake.withPeerName);
     this.#listenTo(socket);
-    if (this.#delivery.paused) socket.pause();
+    if (this.#delivery.paused) this.#stopReading();
     handshake.resolve();
     this.#delivery.settled();
   }
@@ -240,13 +254,14 @@ class NodeConn implements Conn {
 
   #startLinger(): void {
     if (this.#phase === "closed") return;
-    this.#linger ??= setTimeout(() => this.#socket.destroy(), lingerMs);
+    this.#linger ??= setTimeout(() => this.#closeSockets(), lingerMs);
   }
 
   #onClosed(): void {
     if (this.#phase === "closed") return;
     this.#phase = "closed";
     clearTimeout(this.#linger);
+    this.#raw.destroy();
     this.#failHandshake(tlsFailure(this.#error ?? null));
     this.#delivery.close(this.#error);
   }
@@ -257,7 +272,22 @@ class NodeConn implements Conn {
     clearTimeout(this.#linger);
     this.#failHandshake(error ?? new Error("connection was destroyed during the TLS handshake"));
     this.#delivery.closeSoon(error);
+    this.#closeSockets();
+  }
+
+  #stopReading(): void {
+    this.#socket.pause();
+    if (denoTls(this.#socket)) denoHandle(this.#raw)?.readStop();
+  }
+
+  #startReading(): void {
+    this.#socket.resume();
+    if (denoTls(this.#socket)) denoHandle(this.#raw)?.readStart();
+  }
+
+  #closeSockets(): void {
     this.#socket.destroy();
+    this.#raw.destroy();
   }
 
   #failHandshake(error: Error): void {
@@ -265,6 +295,20 @@ class NodeConn implements Conn {
     this.#handshake = undefined;
     handshake?.reject(error);
   }
+}
+
+/**
+ * Deno's TLS goes on reading while the stream above it is paused, without limit; the handle of the
+ * socket below, which is not a public thing, can be told to stop.
+ */
+function denoTls(socket: Socket): boolean {
+  return underDeno && "encrypted" in socket;
+}
+
+type DenoHandle = { readStop(): void; readStart(): void };
+
+function denoHandle(raw: Socket & { readonly _handle?: DenoHandle | null }) {
+  return raw._handle;
 }
 
 /** For the errors of a socket whose end is already told. */
@@ -306,7 +350,6 @@ function serverOptions(options: ServerTls): TlsOptions {
     cert: options.cert,
     requestCert: options.ca !== undefined,
     rejectUnauthorized: false,
-    allowHalfOpen: true,
     ALPNProtocols: [postgresqlAlpn],
     passphrase: options.passphrase,
     ca: options.ca,
@@ -324,7 +367,6 @@ function clientOptions(options: ClientTls) {
   return {
     rejectUnauthorized: false,
     checkServerIdentity: () => undefined,
-    allowHalfOpen: true,
     ca: options.ca,
     cert: options.cert,
     key: options.key,
@@ -335,9 +377,7 @@ function clientOptions(options: ClientTls) {
 function dial(address: DialAddress, signal: AbortSignal): Promise<Conn> {
   return new Promise((resolve, reject) => {
     const socket =
-      address.kind === "unix"
-        ? connect({ path: address.path, allowHalfOpen: true })
-        : connect({ host: address.host, port: address.port, allowHalfOpen: true });
+      address.kind === "unix" ? connect(address.path) : connect(address.port, address.host);
     const giveUp = () => socket.destroy();
     signal.addEventListener("abort", giveUp, { once: true });
     socket.once("error", reject);
@@ -355,7 +395,7 @@ async function bind(
   place: Place | { readonly path: string },
   onConn: (conn: Conn) => void,
 ): Promise<Listener> {
-  const server = createServer({ allowHalfOpen: true }, (socket) => accept(socket, place, onConn));
+  const server = createServer((socket) => accept(socket, place, onConn));
   await listening(server, place);
   const address = server.address();
   return {

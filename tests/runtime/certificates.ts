@@ -57,7 +57,12 @@ export function makeCertificates(directory: string): Certificates {
       `${name}.crt`,
     );
   };
-  const issue = (name: string, commonName: string, by: string, extension = "") => {
+  const issue = (
+    name: string,
+    commonName: string,
+    by: string,
+    extension = "basicConstraints=CA:FALSE",
+  ) => {
     newKey(name);
     openssl(
       "req",

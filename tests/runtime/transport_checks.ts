@@ -24,7 +24,12 @@ export type World = {
   readonly directory: string;
 };
 
-export type Check = { readonly title: string; readonly run: (world: World) => Promise<void> };
+export type Check = {
+  readonly title: string;
+  /** Why Deno cannot pass this one: a limit of its `node:` modules, kept in view here. */
+  readonly denoLacks?: string;
+  readonly run: (world: World) => Promise<void>;
+};
 
 const deadlineMs = 10_000;
 
@@ -310,6 +315,7 @@ const sockets: readonly Check[] = [
   },
   {
     title: "a peer that closes its half is told what was buffered for it, then it is over",
+    denoLacks: "a write under way when the peer's FIN arrives fails with EPIPE",
     run: ({ transport }) =>
       rawPeer(async (port, accepted) => {
         const conn = await transport.connect({ kind: "tcp", host: "127.0.0.1", port }, patience);
@@ -582,6 +588,7 @@ const addresses: readonly Check[] = [
   },
   {
     title: "a taken port is EADDRINUSE, an address that is not ours EADDRNOTAVAIL",
+    denoLacks: "a bind to a foreign address fails with EINVAL",
     run: async ({ transport }) => {
       const listener = await transport.listen(
         { kind: "tcp", host: "127.0.0.1", port: 0, backlog: 4 },
@@ -819,7 +826,6 @@ const securedChecks: readonly Check[] = [
         [serverTls(certificates, { ca }), certificates.stranger, false],
         [serverTls(certificates, { ca }), certificates.revoked, true],
         [serverTls(certificates, { ca, crl }), certificates.revoked, false],
-        [serverTls(certificates, { ca, crl }), certificates.client, true],
       ];
       for (const [index, [server, client, accepted]] of rows.entries()) {
         await withPair(transport, async (two) => {
@@ -833,6 +839,45 @@ const securedChecks: readonly Check[] = [
         });
       }
     },
+  },
+  {
+    title: "a client certificate that is not on the list of revoked ones is welcome",
+    denoLacks: "it ignores revocation lists, so the transport refuses to serve with one",
+    run: ({ transport, certificates }) =>
+      withPair(transport, async (two) => {
+        const { ca, crl, client } = certificates;
+        const results = await secure(two, serverTls(certificates, { ca, crl }), client);
+        assert.deepEqual(results.map(reasonOf), ["fulfilled", "fulfilled"]);
+        assert.equal(two.server.tls?.peerCommonName, "alice");
+      }),
+  },
+  {
+    title:
+      "plain bytes that were held back when TLS starts end the connection, not pass for encrypted",
+    run: ({ transport, certificates }) =>
+      withPair(transport, async (two) => {
+        const [inbox, unread] = [new Recorder(), new Recorder()];
+        two.server.handler = {
+          onData() {
+            // Stops in the midst of what was read together, as a parser with a full queue does.
+            two.server.pause();
+            two.server.handler = unread;
+          },
+          onDrain() {},
+          onClose() {},
+        };
+        two.client.send(bytes("SSLRequest"));
+        await until(() => two.server.handler === unread, "the first bytes");
+        two.client.send(bytes("Q evil"));
+        two.client.handler = inbox;
+        two.server.send(bytes("S"));
+        await inbox.says("S");
+        const [client, server] = await secure(two, serverTls(certificates), {});
+        assert.deepEqual([client?.status, server?.status], ["rejected", "rejected"]);
+        two.server.resume();
+        await unread.closed();
+        assert.equal(unread.size, 0);
+      }),
   },
   {
     title: "a server without an authority ignores client certificates",
@@ -879,6 +924,28 @@ const securedChecks: readonly Check[] = [
         assert.equal(two.heardByServer.closes.length, 1);
         assert.equal(two.heardByServer.size, 0);
       }),
+  },
+  {
+    title: "a server that answers the handshake with something else is refused, verified or not",
+    run: async ({ transport, certificates }) => {
+      const answers = [
+        bytes("HTTP/1.1 400 Bad Request\r\n\r\n"),
+        Uint8Array.of(0x15, 3, 3, 0, 2, 2, 40), // alert: handshake_failure
+        Uint8Array.of(),
+      ];
+      for (const answer of answers) {
+        for (const options of [{}, { ca: certificates.ca }]) {
+          await withPair(transport, async (two) => {
+            const handshake = two.client.startClientTls(options).catch((error) => error);
+            two.server.send(answer);
+            two.server.end();
+            assert.match(String(await handshake), /TLS handshake failed: ./);
+            await two.heardByClient.closed();
+            assert.equal(two.client.tls, undefined);
+          });
+        }
+      }
+    },
   },
   {
     title: "a peer that leaves or is dropped during the handshake rejects it",
