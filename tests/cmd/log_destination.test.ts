@@ -194,9 +194,10 @@ describe("log files", () => {
 });
 
 describe("syslog", () => {
-  const path = process.env["PATH"];
+  const env: { PATH?: string | undefined } = process.env;
+  const path = env.PATH;
   afterEach(() => {
-    process.env["PATH"] = path;
+    env.PATH = path;
   });
 
   test("receives each message by way of logger, with its priority", async () => {
@@ -204,7 +205,7 @@ describe("syslog", () => {
     writeFileSync(join(directory, "logger"), `#!/bin/sh\n{ echo "$@"; cat; } > ${heard}\n`, {
       mode: 0o755,
     });
-    process.env["PATH"] = `${directory}:${path}`;
+    env.PATH = `${directory}:${path}`;
     const { destination, log } = opened({
       logging_collector: false,
       log_destination: ["syslog"],

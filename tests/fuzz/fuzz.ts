@@ -5,10 +5,11 @@
  */
 
 import { parseArgs } from "node:util";
+import { configFuzzers } from "./config.ts";
 import type { Fuzzer } from "./fuzzer.ts";
 import { canary, wireFuzzers } from "./wire.ts";
 
-const fuzzers: readonly Fuzzer[] = [...wireFuzzers, canary];
+const fuzzers: readonly Fuzzer[] = [...wireFuzzers, ...configFuzzers, canary];
 
 /** `smoke` divides by this: the gate has a minute for everything. */
 const SMOKE_DIVISOR = 40;
