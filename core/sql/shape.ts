@@ -417,6 +417,8 @@ class ShapeReader {
  * where telling them apart would need care.
  */
 function numberShape(digits: string): string | undefined {
+  // What begins with a point may stand right behind a word.
+  if (digits.startsWith(".")) return ".5";
   if (/[.eE]/.test(digits)) return "1.5";
   if (digits.length < 10) return "1";
   if (digits.startsWith("0")) return undefined;

@@ -17,7 +17,8 @@ beforeAll(async () => {
 describe("shapeOf", () => {
   const cases: [text: string, shape: string][] = [
     ["SELECT 1", "SELECT 1"],
-    ["SELECT 77, 'it''s', 2.5e3, .5, 12345678901", "SELECT 1, '', 1.5, 1.5, 1.5"],
+    ["SELECT 77, 'it''s', 2.5e3, .5, 12345678901", "SELECT 1, '', 1.5, .5, 1.5"],
+    ["SELECT b'01''', 1 OFFSET.7", "SELECT b'01''', 1 OFFSET.5"],
     ["SELECT 2147483647, 2147483648", "SELECT 1, 1.5"],
     ["SELECT E'plain', E'a\\'b', b'01', n'x'", "SELECT E'', E'a\\'b', b'', n''"],
     ["SELECT $a$ ; ' $a$, $1, $$x$$", "SELECT $$$$, $1, $$$$"],
