@@ -4,6 +4,8 @@ import { RENAMED } from "../config/legacy.ts";
 import type { Row } from "../config/param.ts";
 import { paramNames, params, rowOf } from "../config/params.ts";
 import type { Config } from "../config/schema.ts";
+import { refusing } from "../config/session.ts";
+import { targetOf } from "../config/settings.ts";
 import { formatValue } from "../config/value.ts";
 import { PgpoolError } from "../errors.ts";
 import {
@@ -97,15 +99,21 @@ function oneValue(config: Config, name: string): string {
   if (name === "replication_mode") return replicationMode(config);
   const renamed = RENAMED[name]?.to;
   if (renamed !== undefined) return oneValue(config, renamed);
-  const indexed = /^(.*?)([0-9]+)$/.exec(name);
-  const [, base = "", digits = ""] = indexed ?? [];
-  if (!isNodeParam(base)) throw new NoSuchParameter(`config variable "${name}" not found`);
-  if (Number(digits) > indexMax(base)) {
+  return indexedValue(config, name);
+}
+
+function indexedValue(config: Config, name: string): string {
+  const [, base = "", digits = ""] = /^(.*?)([0-9]+)$/.exec(name) ?? [];
+  if (isNodeParam(base) && Number(digits) <= indexMax(base)) {
+    return formatValue(params[base], nodeValue(config, base, Number(digits)));
+  }
+  if (isNodeParam(base)) {
     throw new NoSuchParameter(`invalid index ${digits} for configuration parameter "${base}"`, {
       detail: `allowed index is between 0 and ${indexMax(base)}`,
     });
   }
-  return formatValue(params[base], nodeValue(config, base, Number(digits)));
+  refusing(() => targetOf(name)); // a per-node name with something else than digits after it
+  throw new NoSuchParameter(`config variable "${name}" not found`);
 }
 
 function scalarText(config: Config, name: string, row: Row): string {

@@ -15,7 +15,6 @@ const EMPTY_CACHE: CacheView = {
   usedSize: 0,
   freeSize: 0,
   fragmentSize: 0,
-  statsSince: 0,
 };
 
 const cacheColumns: readonly Column<CacheView>[] = [

@@ -6,7 +6,7 @@ import { rowOf } from "../config/params.ts";
 import type { BackendConfig, Config } from "../config/schema.ts";
 import { cutBytes } from "../cut.ts";
 import { LEVEL_NUMBER } from "../log.ts";
-import { formatTime } from "../time.ts";
+import { strftime } from "../log_file.ts";
 import { scalarValue, usedIndexes } from "./node_values.ts";
 import { STATUS_ORDER } from "./order.ts";
 import type { Table } from "./table.ts";
@@ -44,7 +44,7 @@ function itemsOf(view: AdminView, name: string): readonly Item[] {
     case "memqcache_cache_oiddir":
       return [[name, view.config.memqcache_oiddir, brief("memqcache_oiddir")]];
     case "memqcache_stats_start_time":
-      return [[name, formatTime(view.cache()?.statsSince ?? 0), "Start time of query cache stats"]];
+      return [[name, strftime(CTIME, view.startedAt), "When counting of the query cache began"]];
     case "memqcache_no_cache_hits":
       return [
         [name, String(view.cache()?.selects ?? 0), "Number of SELECTs not hitting query cache"],
@@ -55,6 +55,9 @@ function itemsOf(view: AdminView, name: string): readonly Item[] {
       return [[name, statusValue(view.config, name), brief(name)]];
   }
 }
+
+/** C's ctime, without its newline. */
+const CTIME = "%a %b %e %H:%M:%S %Y";
 
 const brief = (name: string): string => rowOf(name)?.brief ?? "";
 

@@ -16,6 +16,8 @@ export type AdminView = {
   readonly loadBalanceNode: NodeId | undefined;
   /** Number and code name, as SHOW pool_version prints them. */
   readonly version: string;
+  /** When this server was started: milliseconds since the epoch. */
+  readonly startedAt: number;
   readonly node: (id: NodeId) => NodeView;
   /** One for each client place, in their order. */
   readonly processes: () => readonly ProcessView[];
@@ -115,6 +117,4 @@ export type CacheView = {
   readonly usedSize: number;
   readonly freeSize: number;
   readonly fragmentSize: number;
-  /** When counting began. */
-  readonly statsSince: number;
 };

@@ -39,7 +39,7 @@ export function parseBackendFlag(name: string, text: string): BackendFlag {
 /** As SHOW pool_status and PGPOOL SHOW print it. */
 export function formatBackendFlag(flag: BackendFlag): string {
   const failover = flag.allowToFailover ? "ALLOW_TO_FAILOVER" : "DISALLOW_TO_FAILOVER";
-  return flag.alwaysPrimary ? `ALWAYS_PRIMARY|${failover}` : failover;
+  return flag.alwaysPrimary ? `${failover}|ALWAYS_PRIMARY` : failover;
 }
 
 const wrong = (name: string, detail: string): ConfigError =>

@@ -60,7 +60,7 @@ function changeable(name: string): { readonly name: SessionName; readonly row: R
 }
 
 /** What would stop a start is to a session an error like any other. */
-function refusing<T>(read: () => T): T {
+export function refusing<T>(read: () => T): T {
   try {
     return read();
   } catch (error) {

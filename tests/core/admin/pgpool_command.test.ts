@@ -37,6 +37,7 @@ describe("PGPOOL SHOW name", () => {
     ["backend_port7", "0"],
     ["backend_weight1", "3"],
     ["backend_flag0", "ALLOW_TO_FAILOVER"],
+    ["backend_flag1", "DISALLOW_TO_FAILOVER|ALWAYS_PRIMARY"],
     ["health_check_password1", "*****"],
     ["health_check_period1", "0"],
     ["logdir", "/tmp"],
@@ -53,6 +54,12 @@ describe("PGPOOL SHOW name", () => {
 
   test.each([
     ["zork", 'config variable "zork" not found', undefined],
+    ["port0", 'config variable "port0" not found', undefined],
+    [
+      "backend_portx",
+      'invalid index value for parameter "backend_portx" ',
+      "index part contains the invalid non digit character",
+    ],
     [
       "backend_port128",
       'invalid index 128 for configuration parameter "backend_port"',

@@ -150,7 +150,7 @@ test("SHOW pool_version and SHOW pool_cache are one row", () => {
   expect(lines(show("pool_cache"))).toEqual(["0|0|0.00|0|0|0|0|0|0"]);
   const cache = () => ({
     ...{ hits: 1, selects: 2, hashEntries: 3, usedHashEntries: 4, entries: 5 },
-    ...{ usedSize: 6, freeSize: 7, fragmentSize: 8, statsSince: 0 },
+    ...{ usedSize: 6, freeSize: 7, fragmentSize: 8 },
   });
   expect(lines(show("pool_cache", { cache }))).toEqual(["1|2|0.33|3|4|5|6|7|8"]);
 });
@@ -174,10 +174,11 @@ describe("SHOW pool_status", () => {
     ["database_redirect_preference_list", "(null)"],
     ["memqcache_total_size", "67108864"],
     ["memqcache_cache_oiddir", "/var/log/pgpool/oiddir"],
+    ["memqcache_stats_start_time", "Sun Nov 22 17:16:31 2026"],
     ["backend_weight1", "0.750000"],
     ["backend_status0", "up"],
     ["standby_delay1", "1500000"],
-    ["backend_flag1", "ALLOW_TO_FAILOVER"],
+    ["backend_flag0", "ALLOW_TO_FAILOVER"],
   ])("%s is %s", (item, value) => expect(values.get(item)).toBe(value));
 
   test("begins and ends as ever, and names no data directory but the backends'", () => {

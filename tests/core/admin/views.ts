@@ -9,6 +9,7 @@ export const config = load(`
   backend_hostname0 = '127.0.0.1' backend_port0 = 25001 backend_weight0 = 1
   backend_hostname1 = '127.0.0.1' backend_port1 = 25002 backend_weight1 = 3
   backend_data_directory0 = '/d0' backend_data_directory1 = '/d1'
+  backend_flag1 = 'ALWAYS_PRIMARY|DISALLOW_TO_FAILOVER'
   max_pool = 2
   sr_check_password = 'secret'
   health_check_password1 = 'secret'
@@ -90,6 +91,7 @@ export const view: AdminView = {
   cluster,
   loadBalanceNode: nodeId(1),
   version: "4.3.5 (tamahomeboshi)",
+  startedAt: AT,
   node: (id) => ({
     counters: {
       select: 71 + id,
