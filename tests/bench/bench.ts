@@ -2,7 +2,8 @@
  * `npm run bench [-- --only WORDS] [--seconds N] [--rounds N] …`: the proxy beside its peers on
  * one machine. Every round runs all contenders one after the other, each round beginning with
  * another of them, and only values of the same round are divided: what slows the machine for a
- * minute slows all of them. Absolute rates are therefore not printed.
+ * minute slows all of them. Absolute rates are therefore not printed. What single functions cost
+ * is told by functions.ts, with `--functions`.
  */
 import { parseArgs } from "node:util";
 import { mustRun, Postgres, Scope } from "../cluster/harness.ts";
@@ -26,6 +27,7 @@ const usage = `usage: npm run bench -- [options]
   --idle N           clients of the idle case (default 500)
   --contenders LIST  who runs (default: all that are installed of ${contenderNames.join(", ")})
   --subject NAME     whom the ratios are about (default ours)
+  --functions        what codec and routing cost, by mitata, in place of all this
   --list             print the names of the cases`;
 
 const { values: args } = parseArgs({
@@ -38,6 +40,7 @@ const { values: args } = parseArgs({
     idle: { type: "string", default: "500" },
     contenders: { type: "string", default: installed().join() },
     subject: { type: "string", default: "ours" },
+    functions: { type: "boolean", default: false },
     list: { type: "boolean", default: false },
     help: { type: "boolean", default: false },
   },
@@ -46,6 +49,10 @@ const { values: args } = parseArgs({
 const words = (text: string) => text.split(",").filter((word) => word.length > 0);
 
 async function main(): Promise<number> {
+  if (args.functions) {
+    await import("./functions.ts");
+    return 0;
+  }
   const cases = allCases(Number(args.idle))
     .filter(({ name }) => words(args.only).length === 0 || holdsOne(name, words(args.only)))
     .filter(({ name }) => !holdsOne(name, words(args.except)));
