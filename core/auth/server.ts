@@ -12,7 +12,7 @@ import { FRONTEND } from "../wire/codes.ts";
 import type { Frame } from "../wire/frame.ts";
 import { type AuthenticationAnswer, decodeFrontend } from "../wire/frontend.ts";
 import { decodeText, encodeText } from "../wire/text.ts";
-import { encodeBase64, equalSecrets, hmacSha256 } from "./bytes.ts";
+import { equalSecrets, hmacSha256 } from "./bytes.ts";
 import { type AuthDialogue, carryScram, receive, send } from "./dialogue.ts";
 import type { HbaMethod } from "./hba.ts";
 import {
@@ -212,21 +212,22 @@ function scramMissing(login: ClientLogin): AuthenticationFailed | undefined {
 
 /**
  * What the proof is held against. A password's salt depends on the user alone (as PostgreSQL's
- * does), so its keys are derived once and then found in the cache; one that we make up costs and
- * looks the same.
+ * does), so its keys are derived once and then found in the cache. Users that we make up get a salt
+ * in the same way but share one derivation: it is always in the cache, as that of a user in daily
+ * use is, and a flood of invented names neither costs PBKDF2 nor drives known users out.
  */
 function* verifierOf(login: ClientLogin): AuthDialogue<ScramVerifier> {
   const { credential } = login;
   if (credential?.kind === "scram") return credential.verifier;
-  const salting = {
-    salt: mockBytes(login, "scram salt").slice(0, 16),
-    iterations: scramDefaultIterations,
-  };
-  const password =
-    credential?.kind === "clear"
-      ? credential.password
-      : encodeText(encodeBase64(mockBytes(login, "scram password")));
-  return { ...salting, ...(yield* carryScram(askKeys(password, salting), exchangeSasl)) };
+  const iterations = scramDefaultIterations;
+  const salt = mockBytes(login, "scram salt").slice(0, 16);
+  const known = credential?.kind === "clear" ? credential.password : undefined;
+  const anyone = { ...login, user: "" };
+  const derivation = askKeys(known ?? mockBytes(anyone, "scram password"), {
+    salt: known === undefined ? mockBytes(anyone, "scram salt") : salt,
+    iterations,
+  });
+  return { salt, iterations, ...(yield* carryScram(derivation, exchangeSasl)) };
 }
 
 function* receiveClientFirst(): AuthDialogue<string> {

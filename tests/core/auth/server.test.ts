@@ -16,6 +16,7 @@ import {
 import { AuthenticationFailed, ProtocolViolation } from "../../../core/errors.ts";
 import { authenticationOk } from "../../../core/wire/backend.ts";
 import { ByteWriter } from "../../../core/wire/bytes.ts";
+import { frameOf } from "../../../core/wire/frame.ts";
 import { encodeFrontend } from "../../../core/wire/frontend.ts";
 import { decodeText, encodeText } from "../../../core/wire/text.ts";
 import { against, meet, Side } from "./talk.ts";
@@ -332,6 +333,25 @@ describe("an unknown user (CVE-2015-6817)", () => {
     expect(saltOf({})).toBe(saltOf({ credential: clear("known") }));
     expect(saltOf({ user: "eve" })).not.toBe(saltOf({}));
     expect(saltOf({ processSecret: new Uint8Array(32) })).not.toBe(saltOf({}));
+  });
+
+  test("costs no PBKDF2 of its own, so that invented names neither show nor flood the cache", () => {
+    const workOf = (changes: Partial<ClientLogin>) => {
+      const dialogue = authenticateScram(loginOf(changes));
+      const first = encodeFrontend({
+        kind: "SASLInitialResponse",
+        mechanism: "SCRAM-SHA-256",
+        response: encodeText("n,,n=,r=abc"),
+      });
+      dialogue.next();
+      dialogue.next({ kind: "sent" });
+      const step = dialogue.next({ kind: "received", frame: frameOf(first) });
+      if (step.done || step.value.kind !== "derive") throw new Error("no derivation");
+      return step.value;
+    };
+    const unknown = { credential: undefined };
+    expect(workOf({ ...unknown, user: "eve" })).toEqual(workOf({ ...unknown, user: "mallory" }));
+    expect(workOf({ user: "alice" })).not.toEqual(workOf({ user: "bob" }));
   });
 
   test("is refused even if it guesses the password we made up for it", () => {
