@@ -2,9 +2,10 @@
  * The server: reads its files, joins the parts and keeps them until a signal. Reads top to bottom
  * like the manual's chapter on start-up (spec config/commands.md section 1).
  */
+import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { lookup, reverse } from "node:dns/promises";
-import { chmodSync, existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { networkInterfaces } from "node:os";
 import { parseHba } from "../core/auth/hba.ts";
 import type { HbaQuestion, LocalInterface } from "../core/auth/hba_match.ts";
@@ -34,7 +35,7 @@ import { type ProbeWorld, StreamingCheck } from "../proxy/cluster/probes.ts";
 import { Engine } from "../proxy/engine.ts";
 import { listenAddresses, openListeners } from "../proxy/listener.ts";
 import type { LoginWorld } from "../proxy/session/startup.ts";
-import { clientTlsOf, serverTlsOf } from "../proxy/tls.ts";
+import { clientTlsOf, serverTlsOf, type TlsExtras } from "../proxy/tls.ts";
 import type { Transport } from "../proxy/transport/conn.ts";
 import { configSource } from "./load_config.ts";
 import { loadParser } from "./load_parser.ts";
@@ -127,7 +128,7 @@ class Server {
     this.#passwords.open(log, this.#options.keyFile);
     const transport = await transportOf(config);
     const login = this.#loginWorld(log);
-    const backendWorld = this.#backendWorld(log, transport);
+    const backendWorld = this.#backendWorld(transport);
     const parser = await loadParser();
 
     const controller = new Controller({
@@ -189,7 +190,12 @@ class Server {
       log,
       engine,
       () => {
-        this.#reload(log, transport, engine, controller);
+        try {
+          this.#reload(log, transport, engine, controller);
+        } catch (error) {
+          // What was in force stays in force: a mistake in a file must not end the server.
+          log.write("WARNING", "reload failed", { detail: reasonOf(error) });
+        }
       },
       async () => {
         check.stop();
@@ -248,7 +254,7 @@ class Server {
     engine.reconfigure(
       this.#config,
       { ...login, hba, tls: login.tls ?? previous.tls },
-      this.#backendWorld(log, transport),
+      this.#backendWorld(transport),
     );
   }
 
@@ -280,10 +286,10 @@ class Server {
     return file.ok ? file.rules : "broken";
   }
 
-  #backendWorld(log: Log, transport: Transport): BackendWorld {
+  #backendWorld(transport: Transport): BackendWorld {
     return {
       transport,
-      tls: clientTlsFor(this.#config, (name) => this.#path(name), log),
+      tls: clientTlsFor(this.#config, (name) => this.#path(name)),
       scramKeys: this.#scramKeys,
       defaultSocketDir,
     };
@@ -365,28 +371,49 @@ async function transportOf(config: Config): Promise<Transport> {
   return (await import("../proxy/transport/node.ts")).nodeTransport;
 }
 
-function serverTlsFor(config: Config, path: (name: string) => string, log: Log) {
+function serverTlsFor(config: Config, pathOf: (name: string) => string, log: Log) {
   if (!config.ssl) return undefined;
   try {
-    return serverTlsOf(config, (name) => readFileSync(path(name), "utf8"));
+    return serverTlsOf(config, reader(pathOf), tlsExtras(config, pathOf));
   } catch (error) {
-    const detail = reasonOf(error);
     log.write("WARNING", "could not initialise TLS for clients: SSL requests are refused", {
-      detail,
+      detail: reasonOf(error),
     });
     return undefined;
   }
 }
 
-function clientTlsFor(config: Config, path: (name: string) => string, log: Log) {
+function clientTlsFor(config: Config, pathOf: (name: string) => string) {
   if (!config.ssl) return undefined;
   try {
-    return clientTlsOf(config, (name) => readFileSync(path(name), "utf8"));
+    return clientTlsOf(config, reader(pathOf), tlsExtras(config, pathOf));
   } catch (error) {
     throw new ConfigError("could not initialise TLS for backends", { detail: reasonOf(error) });
-  } finally {
-    log.enabled("DEBUG1");
   }
+}
+
+const reader =
+  (pathOf: (name: string) => string) =>
+  (name: string): string =>
+    readFileSync(pathOf(name), "utf8");
+
+function tlsExtras(config: Config, pathOf: (name: string) => string): TlsExtras {
+  const directory = pathOf(config.ssl_ca_cert_dir);
+  const caDirectory =
+    directory === ""
+      ? undefined
+      : readdirSync(directory).map((name) => readFileSync(`${directory}/${name}`, "utf8"));
+  return { caDirectory, passphrase: passphraseOf(config) };
+}
+
+/** What ssl_passphrase_command prints; `%p` in it is the prompt, `%%` a percent sign. */
+function passphraseOf({ ssl_passphrase_command }: Config): string | undefined {
+  if (ssl_passphrase_command === "") return undefined;
+  const prompt = "Enter PEM pass phrase:";
+  const command = ssl_passphrase_command.replace(/%(.)/g, (whole, letter) =>
+    letter === "p" ? prompt : letter === "%" ? "%" : whole,
+  );
+  return execFileSync("/bin/sh", ["-c", command], { encoding: "utf8" }).replace(/\r?\n$/, "");
 }
 
 function localInterfaces(): readonly LocalInterface[] {

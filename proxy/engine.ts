@@ -62,12 +62,12 @@ export class Engine {
   readonly clock: Clock;
   readonly random: Random;
   readonly pid: number;
+  readonly startedAt: number;
   readonly pool: Pool;
   readonly slots: Slots;
   readonly counters = new Counters();
   /** `clock()` as of the last second: cheap enough for each chunk. */
   coarseNow: number;
-  notesNodeStatements: boolean;
   readonly #answer: AdminAnswer;
   readonly #redact: (sql: string) => string;
   readonly #runners = new Set<Runner>();
@@ -98,8 +98,8 @@ export class Engine {
     this.#answer = options.answer;
     this.#redact = options.redact;
     this.#state = options.state;
-    this.coarseNow = clock();
-    this.notesNodeStatements = notesNodeStatements(config);
+    this.startedAt = clock();
+    this.coarseNow = this.startedAt;
     const count = config.num_init_children;
     this.pool = new Pool({ slotCount: count, placesPerSlot: config.max_pool });
     this.slots = new Slots({ count, firstPid: options.pid + 1, now: this.coarseNow });
@@ -255,24 +255,26 @@ export class Engine {
   }
 
   reconfigure(config: Config, login: LoginWorld, backendWorld: BackendWorld): void {
+    const previous = this.config;
     this.config = config;
     this.rules = routingRules(config);
     this.login = login;
     this.backendWorld = backendWorld;
-    this.notesNodeStatements = notesNodeStatements(config);
+    for (const runner of this.#runners) runner.reconfigured(previous);
   }
 
   #tick(): void {
     this.coarseNow = this.clock();
-    const { client_idle_limit, connection_life_time, child_life_time } = this.config;
-    if (client_idle_limit > 0) this.#endIdleClients(client_idle_limit);
+    const { connection_life_time, child_life_time } = this.config;
+    this.#endIdleClients();
     if (connection_life_time > 0) this.#closeOldSets(connection_life_time);
     if (child_life_time > 0) this.#renewIdleSlots(child_life_time);
   }
 
-  #endIdleClients(seconds: number): void {
+  #endIdleClients(): void {
     for (const runner of this.#runners) {
-      if (runner.session === undefined || runner.session.busy) continue;
+      const seconds = runner.config.client_idle_limit;
+      if (seconds === 0 || runner.session === undefined || runner.session.busy) continue;
       if (this.coarseNow - runner.lastHeardAt <= seconds * 1000) continue;
       runner.terminate(
         new ClientIdle("unable to read data", {
@@ -324,9 +326,6 @@ class ClientIdle extends PgpoolError {
 }
 
 const shuttingDown = () => new ShuttingDown("terminating connection due to administrator command");
-
-const notesNodeStatements = (config: Config): boolean =>
-  config.log_per_node_statement || config.notice_per_node_statement;
 
 const keyOf = (processId: number, secretKey: Uint8Array): string =>
   `${processId} ${Buffer.from(secretKey).toString("hex")}`;

@@ -5,6 +5,8 @@
  */
 import { BackendRefused } from "../core/auth/client.ts";
 import { isLive, mainNode, type NodeId, writeNode } from "../core/cluster/state.ts";
+import type { Config } from "../core/config/schema.ts";
+import { rebase } from "../core/config/session.ts";
 import { BackendUnavailable, PgpoolError, TooManyClients } from "../core/errors.ts";
 import type { Log, LogSource } from "../core/ports.ts";
 import type { StatementFacts } from "../core/sql/facts.ts";
@@ -21,6 +23,7 @@ import { type Backend, openBackend, resetBackend } from "./backend.ts";
 import { Channel, ChannelClosed } from "./channel.ts";
 import type { Engine } from "./engine.ts";
 import { BackendSet } from "./pool.ts";
+import { routingRules } from "./routing/rules.ts";
 import type { SessionEnd, SessionPorts } from "./session/desk.ts";
 import { IDLE, type NodeLink } from "./session/replies.ts";
 import { SessionRouter } from "./session/router.ts";
@@ -50,8 +53,10 @@ export class Runner {
   router: SessionRouter | undefined;
   /** Milliseconds, by the engine's coarse clock: when the client last said something. */
   lastHeardAt: number;
-  /** The last statement, and the nodes it went to, for SHOW pool_pools. */
-  statement = "";
+  /** The last statement that went to each node, for SHOW pool_pools. */
+  readonly #statements: (string | undefined)[] = [];
+  /** What this client has changed for itself by PGPOOL SET. */
+  #own: Config | undefined;
   #cancelKey: { readonly processId: number; readonly secretKey: Uint8Array } | undefined;
   #done = false;
 
@@ -62,6 +67,25 @@ export class Runner {
     this.lastHeardAt = this.startedAt;
     this.source = { processName: "CHILD", applicationName: "child", pid: engine.pid };
     this.#log = engine.log.as(this.source);
+  }
+
+  get config(): Config {
+    return this.#own ?? this.#engine.config;
+  }
+
+  /** PGPOOL SET and RESET. */
+  configure(config: Config): void {
+    this.#own = config === this.#engine.config ? undefined : config;
+    this.router?.useRules(this.#own && routingRules(this.#own));
+  }
+
+  /** The configuration was read again; what the client set for itself stays. */
+  reconfigured(base: Config): void {
+    if (this.#own !== undefined) this.configure(rebase(this.#own, base, this.#engine.config));
+  }
+
+  statementOn(node: NodeId): string | undefined {
+    return this.#statements[node];
   }
 
   get peer(): PeerAddress {
@@ -273,6 +297,7 @@ export class Runner {
       database: request.database,
       applicationName: request.applicationName,
       nodes: set.backends.flatMap((backend) => backend?.node ?? []),
+      reset: set.useCount === 1 || engine.config.reset_query_list.some(dropsTemporaries),
     });
     const session = new Session({
       ports: this.#portsOf(set),
@@ -327,8 +352,7 @@ export class Runner {
       parameterStatus: (link, frame) => set.backends[link.id]?.rememberParameter(frame),
       answer: (sql, facts) => engine.answer(this, sql, facts),
       noteStatement: (sql) => {
-        this.statement = sql;
-        if (engine.config.log_statement) this.#log.write("LOG", `statement: ${engine.shown(sql)}`);
+        if (this.config.log_statement) this.#log.write("LOG", `statement: ${engine.shown(sql)}`);
       },
       noteNodeStatement: (link, label, sql, facts) => this.#noteNode(set, link, label, sql, facts),
     };
@@ -343,14 +367,16 @@ export class Runner {
   ): void {
     const engine = this.#engine;
     if (label === "" || label === "Execute") engine.counters.statement(link.id, facts.counter);
-    if (!engine.notesNodeStatements) return;
+    this.#statements[link.id] = sql;
+    const { log_per_node_statement, notice_per_node_statement } = this.config;
+    if (!log_per_node_statement && !notice_per_node_statement) return;
     const text = label === "" ? engine.shown(sql) : `${label}: ${engine.shown(sql)}`;
-    if (engine.config.log_per_node_statement) {
+    if (log_per_node_statement) {
       const pid = set.backends[link.id]?.processId ?? 0;
       const message = `DB node id: ${link.id} backend pid: ${pid} statement: ${text}`;
       this.#log.write("LOG", message);
     }
-    if (engine.config.notice_per_node_statement) {
+    if (notice_per_node_statement) {
       const message = `DB node id: ${link.id} statement: ${text}`;
       this.#conn.send(noticeResponse({ severity: "NOTICE", code: "00000", message }));
     }
@@ -430,6 +456,11 @@ export class Runner {
     this.#log.write("ERROR", "internal error", { detail: stack });
   }
 
+  /** An error that only the client's own command is to blame for. */
+  logFrontendError(error: PgpoolError): void {
+    this.#log.write("FRONTEND_ERROR", error.message, { detail: error.detail, hint: error.hint });
+  }
+
   #logDisconnection(): void {
     if (!this.#engine.config.log_disconnections || this.request === undefined) return;
     const { user, database } = this.request;
@@ -451,6 +482,8 @@ export class Runner {
     this.#engine.clientGone(this);
   }
 }
+
+const dropsTemporaries = (sql: string): boolean => /^\s*discard\s+(all|temp)/i.test(sql);
 
 const deaf: ConnHandler = { onData() {}, onDrain() {}, onClose() {} };
 

@@ -133,7 +133,11 @@ export class SessionCatalog implements CatalogLookups {
     return this.#fresh(this.#shared.functions.get(name.key));
   }
 
+  /** False while nothing in this session can have created a temporary table: no need to ask. */
+  temporariesPossible = true;
+
   temporary(name: string): boolean | undefined {
+    if (!this.temporariesPossible) return false;
     return this.#decision?.temporaries.get(name) ?? this.#temporaries.get(name);
   }
 

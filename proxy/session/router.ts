@@ -7,6 +7,7 @@ import type { Random } from "../../core/ports.ts";
 import type { StatementFacts } from "../../core/sql/facts.ts";
 import type { RelationCache, SessionCatalog } from "../cache/relcache.ts";
 import type { StatementParser } from "../parser.ts";
+import { chooseLoadBalanceNode } from "../routing/balance.ts";
 import type { CatalogQuestion } from "../routing/catalog_lookups.ts";
 import { decideRoute, type Protocol } from "../routing/route.ts";
 import type { Route } from "../routing/routes.ts";
@@ -44,6 +45,8 @@ export class SessionRouter {
     readonly applicationName: string;
     /** Nodes to which the session has a connection. */
     readonly nodes: readonly NodeId[];
+    /** Whoever used the connections before has left no temporary tables on them. */
+    readonly reset?: boolean;
   }) {
     this.#engine = options.engine;
     this.session = new RoutingSession(options);
@@ -51,6 +54,25 @@ export class SessionRouter {
     for (const { id } of options.engine.state.nodes) {
       if (!options.nodes.includes(id)) this.session.lostNodes.add(id);
     }
+    const { state, rules, random } = options.engine;
+    if (state.mode !== "raw") {
+      this.session.loadBalanceNode = chooseLoadBalanceNode(this.session, state, rules, random);
+    }
+    this.#catalog.temporariesPossible = options.reset !== true;
+  }
+
+  /** Rules of this client's own, after PGPOOL SET; undefined for everybody's. */
+  useRules(rules: RoutingRules | undefined): void {
+    this.#ownRules = rules;
+  }
+  #ownRules: RoutingRules | undefined;
+
+  get #rules(): RoutingRules {
+    return this.#ownRules ?? this.#engine.rules;
+  }
+
+  get loadBalanceNode(): NodeId | undefined {
+    return this.session.loadBalanceNode;
   }
 
   get failed(): boolean {
@@ -67,8 +89,8 @@ export class SessionRouter {
   }
 
   decide(facts: StatementFacts, sql: string, protocol: Protocol): Route {
-    const { state: cluster, rules, random } = this.#engine;
-    const view = { cluster, rules, random, catalog: this.#catalog };
+    const { state: cluster, random } = this.#engine;
+    const view = { cluster, rules: this.#rules, random, catalog: this.#catalog };
     const route = decideRoute(facts, sql, protocol, this.session, view);
     if (this.#asked && route.kind !== "ask") {
       this.#asked = false;
@@ -79,7 +101,8 @@ export class SessionRouter {
   #asked = false;
 
   noteSent(facts: StatementFacts): void {
-    noteSent(this.session, facts, this.#engine.rules);
+    if (mayCreateTemporary(facts)) this.#catalog.temporariesPossible = true;
+    noteSent(this.session, facts, this.#rules);
   }
 
   noteReady(status: TransactionStatus): void {
@@ -89,7 +112,7 @@ export class SessionRouter {
   }
 
   noteDone(facts: StatementFacts, nodes: readonly NodeId[]): void {
-    noteSuccess(this.session, facts, this.#engine.rules, this.#catalog, nodes);
+    noteSuccess(this.session, facts, this.#rules, this.#catalog, nodes);
     this.#catalog.noteSuccess(facts, this.session.status !== "I");
   }
 
@@ -128,6 +151,35 @@ export class SessionRouter {
     const { status, isolationByDefault, defaultIsolation } = this.session;
     if (status === "I") return false;
     return !(this.#readsCommitted && isolationByDefault && defaultIsolation !== "unknown");
+  }
+}
+
+/** Statements after which the session may have temporary tables: all but the surely harmless. */
+function mayCreateTemporary(facts: StatementFacts): boolean {
+  if (facts.multiStatement) return true;
+  switch (facts.statement.kind) {
+    case "select":
+      return facts.calledFunctions.length > 0 || facts.destination === "primary";
+    case "explain":
+      return facts.statement.analyze;
+    case "empty":
+    case "pgpool":
+    case "show":
+    case "transaction":
+    case "set":
+    case "discard":
+    case "deallocate":
+    case "listen":
+      return false;
+    case "unparsable":
+    case "write":
+    case "copy":
+    case "prepare":
+    case "execute":
+    case "create_temp_table":
+    case "drop_table":
+    case "other":
+      return true;
   }
 }
 
