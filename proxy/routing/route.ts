@@ -94,7 +94,7 @@ function mayFollowFailure({ statement }: StatementFacts): boolean {
 }
 
 /** Options that a standby would refuse are left out for it (3.6). */
-function otherNodesSql({ statement }: StatementFacts): string | undefined {
+export function otherNodesSql({ statement }: StatementFacts): string | undefined {
   if (statement.kind !== "transaction" || statement.control.kind !== "begin") return undefined;
   const { readWrite, isolation } = statement.control;
   return readWrite || isolation === "serializable" ? "BEGIN" : undefined;

@@ -10,6 +10,7 @@ import { decodeBackend, errorResponse, readyForQuery } from "../../core/wire/bac
 import { frameOf } from "../../core/wire/frame.ts";
 import { encodeFrontend } from "../../core/wire/frontend.ts";
 import { decodeText } from "../../core/wire/text.ts";
+import { otherNodesSql } from "../routing/route.ts";
 import type { Desk } from "./desk.ts";
 import { statusLetter, text, transactionFailed } from "./messages.ts";
 import type { NodeLink, Owed } from "./replies.ts";
@@ -58,10 +59,18 @@ export class Extended {
     for (const link of links) session.ports.noteNodeStatement(link, "Parse", sql, facts);
     if (known === undefined) {
       const message = name === "" ? bytes.subarray(at, end) : bytes.slice(at, end);
-      const options = { name, sql, facts, message, links, segment: this.#segment };
+      const otherMessage = otherParse(name, facts);
+      const options = { name, sql, facts, message, otherMessage, links, segment: this.#segment };
       const statement = new Prepared(options);
       this.#statements.set(name, statement);
       session.replies.expect("Parse", main, links, statement);
+      if (otherMessage !== undefined && links.length > 1) {
+        for (const link of links) {
+          if (link === session.writeLink) session.out.pass(link, at, end);
+          else session.out.send(link, otherMessage);
+        }
+        return true;
+      }
     } else {
       // PostgreSQL will say that it exists already; the old one stays.
       session.replies.expect("Parse", main, links, undefined);
@@ -207,7 +216,7 @@ export class Extended {
   }
 
   transactionEnded(): void {
-    if (this.#session.replies.empty) this.#portals.clear();
+    if (this.#session.replies.empty && this.#openLinks().length === 0) this.#portals.clear();
   }
 
   #closeSegment(links: readonly NodeLink[]): void {
@@ -263,7 +272,8 @@ export class Extended {
     const owed = this.#session.replies.expect("Parse", link, [], statement);
     owed.silent = true;
     owed.errorsShow = true;
-    this.#session.out.send(link, statement.message);
+    const { message, otherMessage = message } = statement;
+    this.#session.out.send(link, link === this.#session.writeLink ? message : otherMessage);
     statement.on.push(link);
   }
 
@@ -374,6 +384,8 @@ export class Extended {
       kind: "ask",
       done: (failed) => session.router.answered(questions, failed ? undefined : valuesOf(rows[0])),
     };
+    // In a transaction the portal would outlive its statement, in the way of the next question.
+    expect("Close");
     expect("Close", asking);
     const messages = [
       encodeFrontend({ kind: "Parse", statement: ASK, sql, parameterTypes: [] }),
@@ -386,6 +398,7 @@ export class Extended {
         resultFormats: [],
       }),
       encodeFrontend({ kind: "Execute", portal: ASK, rowsMax: 0 }),
+      encodeFrontend({ kind: "Close", target: "P", name: ASK }),
       encodeFrontend({ kind: "Close", target: "S", name: ASK }),
     ];
     if (link.inSegment) messages.push(flushMessage);
@@ -466,6 +479,13 @@ export class Extended {
     this.#statements.clear();
     this.#portals.clear();
   }
+}
+
+/** The Parse of a transaction's beginning as a standby accepts it (spec load-balance.md 3.6). */
+function otherParse(name: string, facts: StatementFacts): Uint8Array | undefined {
+  const sql = otherNodesSql(facts);
+  if (sql === undefined) return undefined;
+  return encodeFrontend({ kind: "Parse", statement: name, sql, parameterTypes: [] });
 }
 
 /** The columns of a DataRow frame as texts. */

@@ -47,6 +47,8 @@ export class Owed {
   errorsShow = false;
   /** The main node answered with an ErrorResponse. */
   failed = false;
+  /** Nodes that answered with an ErrorResponse and do not speak. */
+  othersFailed: NodeLink[] | undefined;
   /** A Sync that PostgreSQL ignores because it arrived while COPY was reading (manual: "COPY Operations"). */
   duringCopy = false;
   voided = false;
@@ -101,7 +103,7 @@ export interface ReplyEvents {
   /** `frame` is an ErrorResponse that the main node of `owed` gave. */
   failed(owed: Owed, link: NodeLink, frame: Uint8Array): void;
   /** A node that does not speak failed where the main node did not: it is no longer in step. */
-  diverged(link: NodeLink, owed: Owed, frame: Uint8Array): void;
+  diverged(link: NodeLink): void;
   /** The server spoke of an error while nothing was owed (it is shutting down, a timeout, …). */
   unasked(link: NodeLink, frame: Uint8Array): void;
   /** A ParameterStatus frame, whole. Returns whether the client is to see it. */
@@ -277,6 +279,9 @@ export class Replies {
       const answersReady =
         owed.kind === "Sync" || owed.kind === "Query" || owed.kind === "FunctionCall";
       this.#events.settled(owed);
+      if (owed.othersFailed !== undefined && !owed.failed) {
+        for (const link of owed.othersFailed) this.#events.diverged(link);
+      }
       if (answersReady && owed.asked > 1 && !owed.silent && !owed.voided) {
         this.toClient(readyForQuery(this.status()));
       }
@@ -292,6 +297,7 @@ export class Replies {
     owed.silent = false;
     owed.errorsShow = false;
     owed.failed = false;
+    owed.othersFailed = undefined;
     owed.duringCopy = false;
     owed.voided = false;
     if (this.#spare.length < 64) this.#spare.push(owed);
@@ -440,8 +446,10 @@ export class Replies {
     if (owed.main === link) {
       owed.failed = true;
       this.#events.failed(owed, link, frame);
-    } else if (!owed.failed) {
-      this.#events.diverged(link, owed, frame);
+    } else {
+      // The main node may fail too, later: only when all have answered is it known.
+      owed.othersFailed ??= [];
+      owed.othersFailed.push(link);
     }
     if (owed.kind !== "Query" && owed.kind !== "FunctionCall" && owed.kind !== "Sync") {
       this.#skipToSync(link);
@@ -460,9 +468,10 @@ export class Replies {
 
   #noteCopyIn(link: NodeLink, owed: Owed): void {
     if (owed.main === link) this.#events.copyIn(owed);
-    for (let i = 1; i < link.queue.size; i++) {
-      const later = link.queue.at(i);
-      if (later?.kind === "Sync" && later.duringCopy) later.voided = true;
+    // Those of another COPY behind it are not meant.
+    for (let i = 1; link.queue.at(i)?.duringCopy; i++) {
+      const sync = link.queue.at(i);
+      if (sync !== undefined) sync.voided = true;
     }
   }
 

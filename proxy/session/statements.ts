@@ -11,6 +11,8 @@ export class Prepared {
   readonly facts: StatementFacts;
   /** The Parse message as the client sent it. */
   readonly message: Uint8Array;
+  /** What nodes other than the write node get instead: options that a standby refuses are left out. */
+  readonly otherMessage: Uint8Array | undefined;
   /** Nodes on which it exists, or will when what was sent has been answered. */
   readonly on: NodeLink[] = [];
   /** The segment (messages up to a Sync) in which it was parsed, and where it went. */
@@ -22,6 +24,7 @@ export class Prepared {
     readonly sql: string;
     readonly facts: StatementFacts;
     readonly message: Uint8Array;
+    readonly otherMessage: Uint8Array | undefined;
     readonly segment: number;
     readonly links: readonly NodeLink[];
   }) {
@@ -29,6 +32,7 @@ export class Prepared {
     this.sql = options.sql;
     this.facts = options.facts;
     this.message = options.message;
+    this.otherMessage = options.otherMessage;
     this.segment = options.segment;
     this.links = options.links;
     this.on.push(...options.links);
