@@ -1,0 +1,393 @@
+/** Reasons, questions and the session's memory: what the table of destinations does not show. */
+
+import { beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { type ClusterState, type NodeId, nodeId } from "../../../core/cluster/state.ts";
+import { StatementParser } from "../../../proxy/parser.ts";
+import type { CatalogLookups } from "../../../proxy/routing/catalog_lookups.ts";
+import { decideRoute, type RoutingView } from "../../../proxy/routing/route.ts";
+import type { NodesRoute, Route } from "../../../proxy/routing/routes.ts";
+import {
+  noteError,
+  noteReady,
+  noteSent,
+  noteSuccess,
+  RoutingSession,
+  type TransactionStatus,
+} from "../../../proxy/routing/session_routing.ts";
+import { catalogOf, clusterOf, rulesOf, type Settings } from "./rules.ts";
+
+let parser: StatementParser;
+beforeAll(async () => {
+  parser = await StatementParser.load();
+});
+
+const ordinary = clusterOf([{ weight: 0 }, { weight: 1 }]);
+const known = catalogOf({ volatile: ["f_vol"], unlogged: ["tunlog"], temporary: new Set(["tmp"]) });
+
+let session: RoutingSession;
+beforeEach(() => {
+  session = new RoutingSession({ user: "u", database: "d" });
+  session.isolation = "read_committed";
+  session.defaultIsolation = "read_committed";
+});
+
+type Around = {
+  readonly settings?: Settings;
+  readonly cluster?: ClusterState;
+  readonly catalog?: CatalogLookups;
+  readonly random?: () => number;
+};
+
+function viewOf(around: Around): RoutingView {
+  return {
+    cluster: around.cluster ?? ordinary,
+    rules: rulesOf(around.settings ?? {}),
+    catalog: around.catalog ?? known,
+    random: around.random ?? (() => 0.5),
+  };
+}
+
+function decide(sql: string, around: Around = {}): Route {
+  return decideRoute(parser.facts(sql), sql, "simple", session, viewOf(around));
+}
+
+function nodesOf(route: Route): NodesRoute {
+  if (route.kind !== "nodes") throw new Error(`decided ${route.kind}`);
+  return route;
+}
+
+/** The statements succeed, with the status that the write node reports after each. */
+function succeed(
+  statements: readonly (readonly [string, TransactionStatus])[],
+  settings: Settings = {},
+): void {
+  const view = viewOf({ settings });
+  for (const [sql, status] of statements) {
+    const facts = parser.facts(sql);
+    const route = decideRoute(facts, sql, "simple", session, view);
+    noteSent(session, facts, view.rules);
+    noteReady(session, status);
+    noteSuccess(session, facts, view.rules, view.catalog, nodesOf(route).nodes);
+  }
+}
+
+describe("every route says why", () => {
+  const cases: [sql: string, why: string, settings?: Settings][] = [
+    ["SELECT * FROM t", "load_balanced"],
+    ["SELECT * FROM t", "load_balance_off", { load_balance_mode: "off" }],
+    ["INSERT INTO t VALUES (1)", "write"],
+    ["SELECT * FROM t FOR SHARE", "row_lock"],
+    ["SELECT 1 INTO t", "select_into"],
+    ["WITH a AS (DELETE FROM t RETURNING 1) SELECT * FROM a", "writing_with"],
+    ["EXPLAIN SELECT 1", "explain"],
+    ["COPY t FROM STDIN", "copy_in"],
+    ["DECLARE c CURSOR FOR SELECT 1", "cursor"],
+    ["NOTIFY c", "notification"],
+    ["LOCK t", "table_lock"],
+    ["COMMIT PREPARED 'x'", "two_phase"],
+    ["VACUUM", "utility"],
+    ["selec 1", "unparsable"],
+    ["SET default_transaction_isolation TO serializable", "serializable_setting"],
+    ["SET TRANSACTION READ WRITE", "read_write_setting"],
+    ["SET work_mem TO 1", "session_setting"],
+    ["BEGIN", "transaction_control"],
+    ["/* c */ SELECT 1", "not_a_read"],
+    ["SELECT 1; SELECT 2", "multi_statement"],
+    ["SELECT * FROM pg_class", "system_catalog"],
+    ["SELECT * FROM tmp", "temporary_table"],
+    ["SELECT * FROM tunlog", "unlogged_table"],
+    ["SELECT 7", "query_pattern", { primary_routing_query_pattern_list: "select 7" }],
+    ["SELECT f_vol()", "writing_function"],
+    ["EXECUTE nobody", "unknown_statement"],
+  ];
+  for (const [sql, why, settings = {}] of cases) {
+    test(`${sql}: ${why}`, () => {
+      expect(nodesOf(decide(sql, { settings })).why).toBe(why as never);
+    });
+  }
+
+  test("protocol 2 clients are not balanced", () => {
+    session = new RoutingSession({ user: "u", database: "d", protocolMajor: 2 });
+    expect(nodesOf(decide("SELECT 1")).why).toBe("old_protocol");
+  });
+
+  test("a lagging node gives way to the primary", () => {
+    const cluster = clusterOf([{ weight: 0 }, { weight: 1, delay: 9 }]);
+    const route = nodesOf(decide("SELECT 1", { cluster, settings: { delay_threshold: "8" } }));
+    expect([route.nodes, route.why]).toEqual([[nodeId(0)], "delayed"]);
+  });
+});
+
+describe("a route is shared", () => {
+  test.each(["SELECT 1", "INSERT INTO t VALUES (1)", "BEGIN", "BEGIN READ WRITE"])(
+    "of %s",
+    (sql) => {
+      const view = viewOf({});
+      const facts = parser.facts(sql);
+      const first = decideRoute(facts, sql, "simple", session, view);
+      expect(decideRoute(facts, sql, "simple", session, view)).toBe(first);
+    },
+  );
+});
+
+describe("questions", () => {
+  const unknown: CatalogLookups = {
+    relation: () => undefined,
+    temporary: () => undefined,
+    volatile: () => undefined,
+  };
+
+  test("come all at once, and before any chance is drawn", () => {
+    session.isolation = "unknown";
+    noteReady(session, "T");
+    const route = decide("SELECT f(), s.g() FROM a, s.b", {
+      catalog: unknown,
+      random: () => {
+        throw new Error("drawn");
+      },
+    });
+    if (route.kind !== "ask") throw new Error(`decided ${route.kind}`);
+    const kinds = route.questions.map((question) => question.kind).sort();
+    expect(kinds).toEqual([
+      ...["isolation", "relation", "relation", "temporary", "temporary", "volatile", "volatile"],
+    ] as typeof kinds);
+  });
+
+  const unasked: [sql: string, settings?: Settings][] = [
+    ["INSERT INTO t SELECT f()"],
+    ["COPY t TO STDOUT"],
+    ["SHOW work_mem"],
+    ["/* c */ SELECT f() FROM t"],
+    ["SELECT f() FROM t", { load_balance_mode: "off" }],
+    ["SELECT f()", { read_only_function_list: "f" }],
+    ["SELECT f()", { write_function_list: "f" }],
+  ];
+  for (const [sql, settings = {}] of unasked) {
+    test(`none for ${sql} ${JSON.stringify(settings)}`, () => {
+      expect(decide(sql, { catalog: unknown, settings }).kind).toBe("nodes");
+    });
+  }
+
+  test("the isolation level is asked once per session, until something may have changed it", () => {
+    session.isolation = "unknown";
+    session.defaultIsolation = "read_committed";
+    succeed([["BEGIN", "T"]]);
+    expect(decide("SELECT 1").kind).toBe("nodes");
+    succeed([
+      ["COMMIT", "I"],
+      ["SET work_mem TO 1", "I"],
+      ["BEGIN", "T"],
+    ]);
+    expect(decide("SELECT 1")).toEqual({ kind: "ask", questions: [{ kind: "isolation" }] });
+  });
+
+  test("a level given with BEGIN needs no asking", () => {
+    session.defaultIsolation = "unknown";
+    succeed([["BEGIN ISOLATION LEVEL REPEATABLE READ", "T"]]);
+    expect(nodesOf(decide("SELECT 1")).why).toBe("load_balanced");
+    succeed([
+      ["COMMIT", "I"],
+      ["BEGIN ISOLATION LEVEL SERIALIZABLE", "T"],
+    ]);
+    expect(nodesOf(decide("SELECT 1")).why).toBe("serializable");
+  });
+});
+
+describe("writes in a transaction", () => {
+  const after: [
+    title: string,
+    statements: (readonly [string, TransactionStatus])[],
+    why: string,
+  ][] = [
+    [
+      "a write keeps reads",
+      [
+        ["BEGIN", "T"],
+        ["UPDATE t SET a=1", "T"],
+      ],
+      "wrote_in_transaction",
+    ],
+    [
+      "BEGIN inside it, which only warns, changes nothing",
+      [
+        ["BEGIN", "T"],
+        ["DELETE FROM t", "T"],
+        ["BEGIN", "T"],
+      ],
+      "wrote_in_transaction",
+    ],
+    [
+      "ROLLBACK TO a later savepoint keeps earlier writes",
+      [
+        ["BEGIN", "T"],
+        ["DELETE FROM t", "T"],
+        ["SAVEPOINT a", "T"],
+        ["ROLLBACK TO a", "T"],
+      ],
+      "wrote_in_transaction",
+    ],
+    [
+      "ROLLBACK TO a savepoint before all writes undoes them",
+      [
+        ["BEGIN", "T"],
+        ["SAVEPOINT a", "T"],
+        ["DELETE FROM t", "T"],
+        ["ROLLBACK TO a", "T"],
+      ],
+      "load_balanced",
+    ],
+    [
+      "a chained transaction begins without writes",
+      [
+        ["BEGIN", "T"],
+        ["DELETE FROM t", "T"],
+        ["COMMIT AND CHAIN", "T"],
+      ],
+      "load_balanced",
+    ],
+    [
+      "a later write of a multi-statement counts",
+      [["BEGIN; DELETE FROM t", "T"]],
+      "wrote_in_transaction",
+    ],
+    [
+      "one that ends its transaction leaves nothing",
+      [["BEGIN; DELETE FROM t; COMMIT", "I"]],
+      "load_balanced",
+    ],
+    [
+      "SET TRANSACTION READ ONLY is no write",
+      [
+        ["BEGIN", "T"],
+        ["SET TRANSACTION READ ONLY", "T"],
+      ],
+      "load_balanced",
+    ],
+  ];
+  test.each(after)("%s", (_, statements, why) => {
+    succeed(statements);
+    expect(nodesOf(decide("SELECT * FROM t")).why).toBe(why as never);
+  });
+
+  test("a pipelined BEGIN and INSERT count before ReadyForQuery tells of them", () => {
+    const view = viewOf({});
+    for (const sql of ["BEGIN", "INSERT INTO t VALUES (1)"]) {
+      noteSuccess(session, parser.facts(sql), view.rules, view.catalog, [nodeId(0)]);
+    }
+    expect(nodesOf(decide("SELECT 1")).why).toBe("wrote_in_transaction");
+    noteSuccess(session, parser.facts("COMMIT"), view.rules, view.catalog, [nodeId(0)]);
+    expect(nodesOf(decide("SELECT 1")).why).toBe("load_balanced");
+  });
+});
+
+describe("a failed transaction", () => {
+  beforeEach(() => succeed([["BEGIN", "T"]]));
+
+  test("that failed on the standby alone is refused here", () => {
+    noteError(session, true);
+    expect(decide("INSERT INTO t VALUES (1)")).toEqual({
+      kind: "proxy",
+      why: "failed_transaction",
+    });
+    expect(nodesOf(decide("ROLLBACK")).nodes).toEqual([nodeId(0), nodeId(1)]);
+  });
+
+  test("that failed on the primary is refused by the primary, in its words", () => {
+    noteReady(session, "E");
+    noteError(session, true);
+    const route = nodesOf(decide("SET work_mem TO 1"));
+    expect([route.nodes, route.why]).toEqual([[nodeId(0)], "failed_transaction"]);
+  });
+
+  test("lets an empty query pass, to the primary", () => {
+    noteError(session, true);
+    expect(nodesOf(decide("")).nodes).toEqual([nodeId(0)]);
+  });
+
+  test("is forgotten when it ends", () => {
+    noteError(session, true);
+    succeed([["ROLLBACK", "I"]]);
+    expect(nodesOf(decide("SELECT 1")).why).toBe("load_balanced");
+  });
+});
+
+describe("statements made by PREPARE", () => {
+  const read = ["PREPARE p AS SELECT * FROM t", "I"] as const;
+
+  test("are made again on the primary when a write came first", () => {
+    succeed([read, ["BEGIN", "T"], ["DELETE FROM t", "T"]]);
+    expect(decide("EXECUTE p")).toMatchObject({
+      nodes: [nodeId(0)],
+      why: "prepared_again",
+      reprepare: { name: "p", sql: "PREPARE p AS SELECT * FROM t" },
+    });
+  });
+
+  test("and when their node is lost", () => {
+    succeed([read]);
+    session.lostNodes.add(nodeId(1));
+    expect(nodesOf(decide("EXECUTE p")).why).toBe("prepared_again");
+  });
+
+  test("inside a multi-statement live where it went", () => {
+    succeed([["SELECT 1; PREPARE p AS SELECT 2", "I"]]);
+    expect(nodesOf(decide("EXECUTE p")).nodes).toEqual([nodeId(0)]);
+  });
+
+  test("are found by the name of a Parse as well, but after their own", () => {
+    session.parsedNodes = (name): readonly NodeId[] | undefined =>
+      name === "p" ? [nodeId(0)] : undefined;
+    expect(nodesOf(decide("EXECUTE p")).nodes).toEqual([nodeId(0)]);
+    succeed([read]);
+    expect(nodesOf(decide("EXECUTE p")).nodes).toEqual([nodeId(1)]);
+  });
+
+  test.each(["DEALLOCATE p", "DEALLOCATE ALL", "DISCARD ALL"])("are gone after %s", (sql) => {
+    succeed([read, [sql, "I"]]);
+    expect(nodesOf(decide("EXECUTE p")).why).toBe("unknown_statement");
+  });
+
+  test("survive DISCARD PLANS, which drops plans alone", () => {
+    succeed([read, ["DISCARD PLANS", "I"]]);
+    expect(nodesOf(decide("EXECUTE p")).why).toBe("prepared_statement");
+  });
+});
+
+describe("the load-balance node", () => {
+  test("is chosen once per session", () => {
+    const cluster = clusterOf([{}, {}, {}]);
+    const random = (value: number) => () => value;
+    const first = nodesOf(decide("SELECT 1", { cluster, random: random(0.9) })).nodes;
+    expect(nodesOf(decide("SELECT 1", { cluster, random: random(0) })).nodes).toEqual(first);
+  });
+
+  test("is chosen for every read with statement_level_load_balance", () => {
+    const cluster = clusterOf([{}, {}, {}]);
+    const settings = { statement_level_load_balance: "on" };
+    const chosen = [0, 0.5, 0.9].map(
+      (draw) => nodesOf(decide("SELECT 1", { cluster, settings, random: () => draw })).nodes[0],
+    );
+    expect(chosen).toEqual([nodeId(0), nodeId(1), nodeId(2)]);
+  });
+
+  test("is chosen anew when it went down", () => {
+    decide("SELECT 1");
+    const cluster = clusterOf([{ weight: 0.5 }, { weight: 0.5, status: "down" }]);
+    expect(nodesOf(decide("SELECT 1", { cluster })).nodes).toEqual([nodeId(0)]);
+  });
+
+  test("the primary answers for the cluster even if its number is the higher", () => {
+    const cluster = clusterOf([{ weight: 1 }, { weight: 0 }], { primary: nodeId(1) });
+    const route = nodesOf(decide("BEGIN READ WRITE", { cluster }));
+    expect([route.nodes, route.main, route.otherNodesSql]).toEqual([
+      [nodeId(0), nodeId(1)],
+      nodeId(1),
+      "BEGIN",
+    ]);
+  });
+
+  test("with every node down a statement goes to node 0, whose connection will tell", () => {
+    const cluster = clusterOf([{ status: "down" }, { status: "down" }], { primary: undefined });
+    expect(nodesOf(decide("SELECT 1", { cluster })).nodes).toEqual([nodeId(0)]);
+  });
+});
