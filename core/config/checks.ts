@@ -41,7 +41,7 @@ function watchdogRule(config: Config): ConfigError | undefined {
 }
 
 function heartbeatRule(config: Config): ConfigError | undefined {
-  if (!config.use_watchdog || config.wd_lifecheck_method !== "heartbeat") return undefined;
+  if (config.wd_lifecheck_method !== "heartbeat") return undefined; // asked even of a watchdog that is off
   const nameless = config.heartbeats.find((node) => node.port !== 0 && node.hostname === "");
   if (nameless === undefined) return undefined;
   return new ConfigError("invalid watchdog configuration", {

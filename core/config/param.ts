@@ -44,8 +44,8 @@ export type EnumRow = Common & {
   readonly type: "enum";
   readonly initial: string;
   readonly values: readonly string[];
-  /** Accepted, but not named in the hint of an error. */
-  readonly unlisted?: readonly string[];
+  /** What the hint of an error and the sample file name, when not just `values`. */
+  readonly listed?: readonly string[];
   /** Other spellings, each with the value it stands for. */
   readonly aliases?: { readonly [spelling: string]: string };
 };

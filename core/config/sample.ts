@@ -60,12 +60,9 @@ function describe(row: Row): string {
   if ("unit" in row && row.unit !== undefined) marks.push(UNIT_NAMES[row.unit]);
   if (row.indexFree === true) marks.push("also per node");
   if (row.context !== "reload") marks.push(row.context);
-  const words = row.type === "enum" ? `\n#   ${listed(row)}` : "";
+  const words = row.type === "enum" ? `\n#   ${(row.listed ?? row.values).join(", ")}` : "";
   return `# ${row.brief}${marks.length > 0 ? ` (${marks.join(", ")})` : ""}${words}`;
 }
-
-const listed = (row: Row & { type: "enum" }): string =>
-  row.values.filter((value) => row.unlisted?.includes(value) !== true).join(", ");
 
 /** A default as a file would write it. */
 export function defaultText(row: Row): string {

@@ -86,8 +86,7 @@ function parseEnum(name: string, row: EnumRow, text: string): string {
   const value = row.values.find((candidate) => candidate.toLowerCase() === word);
   const meant = value ?? row.aliases?.[word];
   if (meant !== undefined) return meant;
-  const listed = row.values.filter((candidate) => !row.unlisted?.includes(candidate));
-  throw invalid(name, text, `Available values: ${listed.join(", ")}.`);
+  throw invalid(name, text, `Available values: ${(row.listed ?? row.values).join(", ")}.`);
 }
 
 function parseList(name: string, row: ListRow, text: string): ParsedValue {

@@ -25,6 +25,7 @@ describe("a file is a stream of settings", () => {
       ],
     ],
     ["a comment ends a line", "port = 1 # not 'this'\n# nor that\n", [["port", "1"]]],
+    ["a comment may end the file", "port = 1 #", [["port", "1"]]],
     ["a # within quotes is data", "a = 'x # y'", [["a", "x # y"]]],
     ["a backslash stays", "a = 'it\\'s'", [["a", "it\\'s"]]],
     [

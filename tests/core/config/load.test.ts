@@ -246,8 +246,8 @@ describe("what must hold between parameters", () => {
       "no watchdog configuration for local pgpool node, pgpool node id: 1 ",
     ],
     [
-      "use_watchdog = on wd_port0 = 9000 heartbeat_port0 = 9694",
-      { [NODE_ID]: "0" },
+      "heartbeat_port0 = 9694",
+      {},
       "invalid watchdog configuration",
       "heartbeat_hostname0 is not defined",
     ],

@@ -96,6 +96,12 @@ describe("a wrong value is refused in Pgpool's words", () => {
       "Available values: debug5, debug4, debug3, debug2, debug1, info, notice, warning, error, log, fatal, panic.",
     ],
     [
+      "check_temp_table",
+      "zz",
+      'invalid value for parameter "check_temp_table": "zz"',
+      "Available values: catalog, trace, none, on, off.",
+    ],
+    [
       "backend_clustering_mode",
       "zz",
       'invalid value for parameter "backend_clustering_mode": "zz"',
