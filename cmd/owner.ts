@@ -2,7 +2,7 @@
  * Who runs the servers of a test cluster, and how programs are run as them. PostgreSQL refuses root,
  * so root hands everything over to an unprivileged user.
  */
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { userInfo } from "node:os";
 import { CommandFailure } from "./failure.ts";
@@ -21,8 +21,9 @@ export type Owner = {
  * @throws CommandFailure when there is no such user, or when we may not become that user
  */
 export function serverOwner(asUser: string | undefined): Owner {
-  const { username: name, uid, gid } = userInfo();
+  const { uid, gid } = userInfo();
   if (uid !== 0) {
+    const name = ownName();
     if (asUser === undefined || asUser === name) return { name, uid, gid, switching: false };
     throw new CommandFailure(`only root can run the servers as user "${asUser}"`, { exitCode: 1 });
   }
@@ -41,6 +42,9 @@ export function serverOwner(asUser: string | undefined): Owner {
   }
   return { ...entry, switching: true };
 }
+
+/** The system's word: `userInfo` of some runtimes believes $USER, which `su` and services leave wrong. */
+const ownName = (): string => execFileSync("id", ["-un"], { encoding: "utf8" }).trim();
 
 /** A user's entry in the text of /etc/passwd. */
 export function findUser(

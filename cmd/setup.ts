@@ -395,7 +395,7 @@ async function stopPgpool(plan: files.SetupPlan): Promise<void> {
     .catch(() => process.kill(pid, "SIGKILL"));
 }
 
-const readyDeadlineMs = 60_000;
+const readyDeadlineMs = 30_000;
 
 /** For startall: resolves when a pgpool answers on the port, as whatever user we are. */
 async function waitReady(port: number, whilePid: string | undefined): Promise<number> {
