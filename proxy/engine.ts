@@ -265,10 +265,18 @@ export class Engine {
 
   #tick(): void {
     this.coarseNow = this.clock();
-    const { connection_life_time, child_life_time } = this.config;
+    const { authentication_timeout, connection_life_time, child_life_time } = this.config;
+    if (authentication_timeout > 0) this.#endSlowLogins(authentication_timeout);
     this.#endIdleClients();
     if (connection_life_time > 0) this.#closeOldSets(connection_life_time);
     if (child_life_time > 0) this.#renewIdleSlots(child_life_time);
+  }
+
+  #endSlowLogins(seconds: number): void {
+    const before = this.coarseNow - seconds * 1000;
+    for (const runner of this.#runners) {
+      if (runner.isLoggingIn && runner.startedAt < before) runner.loginTimedOut();
+    }
   }
 
   #endIdleClients(): void {

@@ -36,9 +36,6 @@ import type { Conn, ConnHandler, PeerAddress } from "./transport/conn.ts";
 const neverPooled = new Set(["template0", "template1", "postgres", "regression"]);
 const resetTimeoutMs = 10_000;
 
-/** How long a finished client may take to read what it was sent last. */
-const lingerMs = 5_000;
-
 export class Runner {
   readonly #engine: Engine;
   readonly #conn: Conn;
@@ -58,6 +55,7 @@ export class Runner {
   /** What this client has changed for itself by PGPOOL SET. */
   #own: Config | undefined;
   #cancelKey: { readonly processId: number; readonly secretKey: Uint8Array } | undefined;
+  #slotAwaited = false;
   #done = false;
 
   constructor(engine: Engine, conn: Conn) {
@@ -102,14 +100,12 @@ export class Runner {
   async run(): Promise<void> {
     const channel = new Channel(this.#conn, { bodySizeMax: loginBodySizeMax });
     channel.onClosed = () => this.#abort.abort(new ChannelClosed("the client is gone"));
-    const timer = this.#startLoginTimer();
     try {
       this.#refuseWhenReserved();
       if (!(await this.#logIn(channel))) this.#conn.end();
     } catch (error) {
       this.#refuse(error);
     } finally {
-      clearTimeout(timer);
       if (this.session === undefined) this.#release();
     }
   }
@@ -124,17 +120,17 @@ export class Runner {
 
   // ---------------------------------------------------------------- log-in
 
-  #startLoginTimer(): ReturnType<typeof setTimeout> | undefined {
-    const seconds = this.#engine.config.authentication_timeout;
-    if (seconds === 0) return undefined;
-    return setTimeout(() => {
-      if (this.session !== undefined || this.slotAwaited) return;
-      this.#log.write("LOG", "authentication timeout");
-      this.#abort.abort(new ChannelClosed("authentication timeout"));
-      this.#conn.destroy();
-    }, seconds * 1000);
+  /** authentication_timeout is over: the client is let go without a word, as Pgpool does. */
+  loginTimedOut(): void {
+    this.#log.write("LOG", "authentication timeout");
+    this.#abort.abort(new ChannelClosed("authentication timeout"));
+    this.#conn.destroy();
   }
-  slotAwaited = false;
+
+  /** Its time is the client's to use up; waiting for a slot is not the client's fault. */
+  get isLoggingIn(): boolean {
+    return this.session === undefined && !this.#slotAwaited && !this.#done;
+  }
 
   #refuseWhenReserved(): void {
     const { reserved_connections, num_init_children } = this.#engine.config;
@@ -165,9 +161,9 @@ export class Runner {
   }
 
   async #awaitSlot(): Promise<Slot> {
-    this.slotAwaited = true;
+    this.#slotAwaited = true;
     const slot = await this.#engine.slots.acquire(this.#abort.signal);
-    this.slotAwaited = false;
+    this.#slotAwaited = false;
     this.#engine.slotTaken(slot, this);
     return slot;
   }
@@ -397,7 +393,6 @@ export class Runner {
     const { set, session } = this;
     this.#conn.handler = deaf;
     this.#conn.end();
-    setTimeout(() => this.#conn.destroy(), lingerMs).unref();
     if (this.#cancelKey !== undefined) this.#engine.forgetCancelKey(this.#cancelKey);
     this.#logDisconnection();
     try {
@@ -440,7 +435,6 @@ export class Runner {
     else if (error instanceof PgpoolError) this.#conn.send(toErrorResponse(error));
     else this.#conn.send(internalError);
     this.#conn.end();
-    setTimeout(() => this.#conn.destroy(), lingerMs).unref();
   }
 
   #logError(error: unknown): void {

@@ -251,13 +251,32 @@ async function hbaMethodFor(
   return decision.rule.method;
 }
 
+/** What a dialogue may need, made when it does: most log-ins of a trusted network need nothing. */
 function loginOf(world: LoginWorld, request: StartupRequest): ClientLogin {
+  const { user } = request;
+  const credential = once(() => world.credentialOf(user));
+  const md5Salt = once(() => crypto.getRandomValues(new Uint8Array(4)));
+  const scramNonce = once(() => crypto.getRandomValues(new Uint8Array(18)).toBase64());
   return {
-    user: request.user,
-    credential: world.credentialOf(request.user),
-    md5Salt: crypto.getRandomValues(new Uint8Array(4)),
-    scramNonce: Buffer.from(crypto.getRandomValues(new Uint8Array(18))).toString("base64"),
+    user,
     processSecret: world.processSecret,
     unknownUsers: "mock",
+    get credential() {
+      return credential();
+    },
+    get md5Salt() {
+      return md5Salt();
+    },
+    get scramNonce() {
+      return scramNonce();
+    },
+  };
+}
+
+function once<T>(make: () => T): () => T {
+  let made: { readonly value: T } | undefined;
+  return () => {
+    made ??= { value: make() };
+    return made.value;
   };
 }
