@@ -12,7 +12,7 @@ import createModule, {
   type PgQueryModule,
 } from "libpg-query/wasm/libpg-query.js";
 import { factsOf, type ParseOutcome, type StatementFacts } from "../core/sql/facts.ts";
-import { shapeOf } from "../core/sql/shape.ts";
+import { type Shape, shapeOf } from "../core/sql/shape.ts";
 import { TwoGenerations } from "./cache/two_generations.ts";
 
 /** Characters. Longer texts are not looked at: they go to the primary. */
@@ -39,6 +39,7 @@ export class StatementParser {
   #reloading: Promise<void> | undefined;
   readonly #byText = newMemory(CACHED_TEXTS_MAX);
   readonly #byShape = newMemory(CACHED_SHAPES_MAX);
+  readonly #newcomers = new Newcomers();
 
   private constructor(compiled: WebAssembly.Module, grammar: Grammar) {
     this.#compiled = compiled;
@@ -68,31 +69,31 @@ export class StatementParser {
     if (sql.length > TEXT_LENGTH_MAX) return factsOf(sql, overlong);
     // The grammar takes a C string and would not see what follows.
     if (sql.includes("\0")) return unreadable;
-    const facts = this.#factsByShape(sql);
-    if (facts === undefined) return unreadable;
-    if (sql.length <= TEXT_REMEMBERED_MAX) this.#byText.set(sql, facts);
-    return facts;
+    const shape = shapeOf(sql);
+    if (!shape.shareable) return this.#remember(sql, this.#factsOf(sql, shape));
+    const known = this.#byShape.get(shape.text);
+    if (known === undefined) {
+      const facts = this.#factsOf(shape.text, shape);
+      if (facts !== undefined) this.#byShape.set(shape.text, facts);
+      return facts ?? unreadable;
+    }
+    return this.#newcomers.isBack(sql) ? this.#remember(sql, known) : known;
+  }
+
+  #remember(sql: string, facts: StatementFacts | undefined): StatementFacts {
+    if (facts !== undefined && sql.length <= TEXT_REMEMBERED_MAX) this.#byText.set(sql, facts);
+    return facts ?? unreadable;
   }
 
   /** Undefined when the grammar is not there at the moment: nothing may be remembered. */
-  #factsByShape(sql: string): StatementFacts | undefined {
-    const shape = shapeOf(sql);
-    const text = shape.shareable ? shape.text : sql;
-    if (shape.shareable) {
-      const known = this.#byShape.get(text);
-      if (known !== undefined) return known;
-    }
+  #factsOf(text: string, shape: Shape): StatementFacts | undefined {
     const outcome = this.#parse(text, shape.multiStatement);
-    if (outcome === undefined) return undefined;
-    const facts = factsOf(text, outcome);
-    if (shape.shareable) this.#byShape.set(text, facts);
-    return facts;
+    return outcome === undefined ? undefined : factsOf(text, outcome);
   }
 
   /** Facts of this very text, past all memory: what remembered facts must equal. */
   factsAfresh(sql: string): StatementFacts {
-    const outcome = this.#parse(sql, shapeOf(sql).multiStatement);
-    return outcome === undefined ? unreadable : factsOf(sql, outcome);
+    return this.#factsOf(sql, shapeOf(sql)) ?? unreadable;
   }
 
   #parse(text: string, multiStatement: boolean): ParseOutcome | undefined {
@@ -134,6 +135,28 @@ export class StatementParser {
   /** Resolves when the grammar can be used, after it had to be loaded again. */
   async ready(): Promise<void> {
     await this.#reloading;
+  }
+}
+
+/**
+ * Texts of known shape that were met once, one to a slot. Only one that comes back while it is
+ * there is worth a place in the memory of texts: SQL full of constants never does, and would
+ * otherwise push out what is used.
+ */
+class Newcomers {
+  readonly #slots: (string | undefined)[] = new Array(1024).fill(undefined);
+
+  isBack(text: string): boolean {
+    const { length } = text;
+    if (length > TEXT_REMEMBERED_MAX) return false;
+    // Any spread will do: two texts in one slot only delay each other's admission.
+    let slot = length;
+    for (let at = length - 1; at >= 0 && at >= length - 12; at--) {
+      slot = (slot * 31 + text.charCodeAt(at)) & 0x3ff;
+    }
+    if (this.#slots[slot] === text) return true;
+    this.#slots[slot] = text;
+    return false;
   }
 }
 
