@@ -70,4 +70,4 @@ async function benchRouting(): Promise<void> {
 
 benchCodec();
 await benchRouting();
-await run({ colors: process.stdout.isTTY });
+await run({ colors: process.stdout.isTTY === true });

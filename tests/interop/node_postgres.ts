@@ -142,7 +142,7 @@ function copyOut(client: pg.Client, text: string): Promise<string> {
   const chunks: Buffer[] = [];
   const handlers = {
     handleCopyData: ({ chunk }: { chunk: Buffer }) => {
-      chunks.push(chunk);
+      chunks.push(Buffer.from(chunk)); // the parser will use its memory again
     },
   };
   return submit(client, text, handlers).then((tag) => `${tag} ${Buffer.concat(chunks).toString()}`);
