@@ -40,9 +40,12 @@ function watchdogRule(config: Config): ConfigError | undefined {
   });
 }
 
+/** Where others receive heartbeats must be known; asked even of a watchdog that is off. */
 function heartbeatRule(config: Config): ConfigError | undefined {
-  if (config.wd_lifecheck_method !== "heartbeat") return undefined; // asked even of a watchdog that is off
-  const nameless = config.heartbeats.find((node) => node.port !== 0 && node.hostname === "");
+  if (config.wd_lifecheck_method !== "heartbeat") return undefined;
+  const nameless = config.heartbeats.find(
+    (node) => node.port !== 0 && node.hostname === "" && node.id !== (config.pgpoolNodeId ?? 0),
+  );
   if (nameless === undefined) return undefined;
   return new ConfigError("invalid watchdog configuration", {
     detail: `heartbeat_hostname${nameless.id} is not defined`,

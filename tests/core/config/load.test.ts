@@ -246,10 +246,10 @@ describe("what must hold between parameters", () => {
       "no watchdog configuration for local pgpool node, pgpool node id: 1 ",
     ],
     [
-      "heartbeat_port0 = 9694",
+      "heartbeat_port0 = 9694 heartbeat_port1 = 9694",
       {},
       "invalid watchdog configuration",
-      "heartbeat_hostname0 is not defined",
+      "heartbeat_hostname1 is not defined",
     ],
     [
       "recovery_1st_stage_command = 'x' backend_port0 = 5432",
