@@ -21,7 +21,8 @@ function readIfPossible(path: string): string | undefined {
 }
 
 /**
- * Where the server of this configuration keeps its pid, and what reading gave reason to say.
+ * Where the server of this configuration keeps its pid. `messages` say that the file could not be
+ * read; remarks on parameters in it are for the server's own log.
  *
  * @throws ConfigError, which ends a program with exit code 3
  */
@@ -30,5 +31,8 @@ export function pidFileOf(file: string): {
   readonly messages: readonly ConfigMessage[];
 } {
   const { config, messages } = loadConfig(configSource(file));
-  return { pidFile: resolvePath(directoryOf(file), config.pid_file_name), messages };
+  return {
+    pidFile: resolvePath(directoryOf(file), config.pid_file_name),
+    messages: messages.filter(({ message }) => message.startsWith("could not open configuration")),
+  };
 }

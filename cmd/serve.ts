@@ -5,7 +5,15 @@
 import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { lookup, reverse } from "node:dns/promises";
-import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { networkInterfaces } from "node:os";
 import { parseHba } from "../core/auth/hba.ts";
 import type { HbaQuestion, LocalInterface } from "../core/auth/hba_match.ts";

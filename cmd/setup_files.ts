@@ -173,7 +173,8 @@ function scriptHead(plan: SetupPlan, purpose: string): string {
 
 /**
  * Waits for facts: each cluster until it takes connections, pgpool until it answers. The line that
- * starts pgpool stands alone, since test scripts take it out and run it, or take its -D away.
+ * starts pgpool stands alone, since test scripts take it out and run it, or take its -D away. What it
+ * leaves running holds none of the caller's descriptors, who may be reading our output to its end.
  */
 export function startAll(plan: SetupPlan): string {
   const { dir, pgpoolBin, postgresBin, debug } = plan;
@@ -186,7 +187,7 @@ export function startAll(plan: SetupPlan): string {
   const options = debug ? "-D -n -d" : "-D -n";
   return `${scriptHead(plan, "Starts the PostgreSQL clusters, then pgpool.")}${lines(
     ...clusters,
-    `${pgpoolBin}/pgpool ${options} ${files} 2>&1 | cat > ${dir}/log/pgpool.log &`,
+    `${pgpoolBin}/pgpool ${options} ${files} 2>&1 | cat > ${dir}/log/pgpool.log 2>&1 &`,
     `${pgpoolBin}/pgpool setup --wait-ready ${plan.port} --while $!`,
   )}`;
 }

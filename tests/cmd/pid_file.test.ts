@@ -11,6 +11,7 @@ import {
   removePidFile,
   writePidFile,
 } from "../../cmd/pid_file.ts";
+import { eventually } from "../cluster/machine.ts";
 
 let dir = "";
 let path = "";
@@ -146,19 +147,20 @@ describe("isAlive()", () => {
   });
 
   test.if(process.platform === "linux")("is false of a zombie, which serves nobody", async () => {
-    // The shell starts a child that ends at once, and becomes a program that never waits for it.
-    const parent = Bun.spawn(["sh", "-c", "sh -c 'exit 0' & echo $!; exec cat"], {
+    // The child ends once its parent has become a program that never waits for it.
+    const child = `while [ "$(cat /proc/$PPID/comm)" != tee ]; do :; done`;
+    const parent = Bun.spawn(["sh", "-c", `sh -c '${child}' & echo $!; exec tee`], {
       stdin: "pipe",
       stdout: "pipe",
     });
     try {
       const { value } = await parent.stdout.getReader().read();
-      const child = Number(new TextDecoder().decode(value));
-      const state = (): string => readFileSync(`/proc/${child}/stat`, "latin1");
-      const deadline = Date.now() + 5000;
-      while (!state().includes(") Z") && Date.now() < deadline) await Bun.sleep(5);
-      expect(state()).toContain(") Z");
-      expect(isAlive(child)).toBe(false);
+      const pid = Number(new TextDecoder().decode(value));
+      await eventually(
+        () => readFileSync(`/proc/${pid}/stat`, "latin1"),
+        (stat) => stat.includes(") Z"),
+      );
+      expect(isAlive(pid)).toBe(false);
     } finally {
       parent.kill();
       await parent.exited;

@@ -100,7 +100,7 @@ describe("scripts", () => {
       const lines = files.startAll({ ...plan, debug }).split("\n");
       const starting = lines.filter((line) => line.includes("pgpool.conf"));
       expect(starting).toEqual([
-        `/opt/pgpool/bin/pgpool -D -n ${debug ? "-d " : ""}-f /x/y/etc/pgpool.conf -F /x/y/etc/pcp.conf -a /x/y/etc/pool_hba.conf 2>&1 | cat > /x/y/log/pgpool.log &`,
+        `/opt/pgpool/bin/pgpool -D -n ${debug ? "-d " : ""}-f /x/y/etc/pgpool.conf -F /x/y/etc/pcp.conf -a /x/y/etc/pool_hba.conf 2>&1 | cat > /x/y/log/pgpool.log 2>&1 &`,
       ]);
     }
   });
