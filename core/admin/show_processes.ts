@@ -3,6 +3,7 @@
 import type { NodeId } from "../cluster/state.ts";
 import { nodeId } from "../cluster/state.ts";
 import { cutBytes } from "../cut.ts";
+import { redactPasswords } from "../redact.ts";
 import { formatTime } from "../time.ts";
 import { type Column, type Table, tableOf } from "./table.ts";
 import type { AdminView, PooledBackendView, PoolView, ProcessView } from "./view.ts";
@@ -60,7 +61,7 @@ const poolColumns: readonly Column<PoolRow>[] = [
   ["load_balance_node", ({ pool, id }) => Number(balancesTo(pool, id))],
   ["client_host", ({ pool }) => (pool?.connected ? pool.clientHost : "")],
   ["client_port", ({ pool }) => (pool?.connected ? pool.clientPort : "")],
-  ["statement", ({ backend }) => cutBytes(backend?.statement ?? "", STATEMENT_SIZE_MAX)],
+  ["statement", ({ backend }) => shownStatement(backend?.statement ?? "")],
 ];
 
 /** Every place, pool and backend has a row, used or not. */
@@ -82,6 +83,9 @@ export function showPoolPools(view: AdminView): Table {
 const range = (count: number): readonly number[] => Array.from({ length: count }, (_, at) => at);
 
 const timeOf = (ms: number | undefined): string => (ms === undefined ? "" : formatTime(ms));
+
+/** Any client may look: what another one wrote is shown without its passwords. */
+const shownStatement = (sql: string): string => cutBytes(redactPasswords(sql), STATEMENT_SIZE_MAX);
 
 const balancesTo = (pool: PoolView | undefined, id: NodeId): boolean =>
   pool?.connected === true && pool.loadBalanceNode === id;

@@ -194,10 +194,10 @@ describe("log files", () => {
 });
 
 describe("syslog", () => {
-  const env: { PATH?: string | undefined } = process.env;
-  const path = env.PATH;
+  const { PATH: path = "" } = process.env;
+  const setPath = (to: string) => Object.assign(process.env, { PATH: to });
   afterEach(() => {
-    env.PATH = path;
+    setPath(path);
   });
 
   test("receives each message by way of logger, with its priority", async () => {
@@ -205,7 +205,7 @@ describe("syslog", () => {
     writeFileSync(join(directory, "logger"), `#!/bin/sh\n{ echo "$@"; cat; } > ${heard}\n`, {
       mode: 0o755,
     });
-    env.PATH = `${directory}:${path}`;
+    setPath(`${directory}:${path}`);
     const { destination, log } = opened({
       logging_collector: false,
       log_destination: ["syslog"],

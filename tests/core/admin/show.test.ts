@@ -137,6 +137,13 @@ describe("SHOW pool_pools", () => {
     expect(table.rows[1]?.slice(15)).toEqual(["0", "Wait for connection", "0", "", "", "SELECT 1"]);
   });
 
+  test("shows no password of another client's statement", () => {
+    const statement = "ALTER ROLE ann PASSWORD 'hunter2'";
+    const told = { ...pool, backends: [{ pid: 1, statement }] };
+    const table = show("pool_pools", { processes: () => [{ ...waiting, pools: [told] }] });
+    expect(table.rows[0]?.[20]).toBe("ALTER ROLE ann PASSWORD '*****'");
+  });
+
   test("cuts a statement at 1023 bytes, between characters", () => {
     const long = { ...pool, backends: [{ pid: 1, statement: "é".repeat(600) }] };
     const table = show("pool_pools", { processes: () => [{ ...waiting, pools: [long] }] });
