@@ -4,13 +4,14 @@
  * not as it should be; `--mode n` shows raw mode. Whatever happens, nothing is left behind.
  */
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { type Command, defineCommand, refuse, runCommand } from "./options.ts";
 import { serverOwner } from "./owner.ts";
+import { isAlive, parsePid } from "./pid_file.ts";
 import { queryOnce, SqlClient, type SqlResult } from "./sql_client.ts";
 import { tableText } from "./table.ts";
 
@@ -63,11 +64,15 @@ async function demo(mode: string, check: boolean): Promise<number> {
   try {
     heading(`Making ${nodeCount} PostgreSQL clusters and a pgpool, in ${dir}`);
     const args = ["setup", "-m", mode, "-n", String(nodeCount), "-p", String(stage.port)];
-    if ((await run([binary, ...args, "--no-stop"], dir)) !== 0 || stopping.signal.aborted) return 1;
+    if ((await run([binary, ...args, "--no-stop"], { cwd: dir })) !== 0 || stopping.signal.aborted)
+      return 1;
     const complaints = await tour(stage);
     if (stopping.signal.aborted) return 1;
     for (const complaint of complaints) console.error(`not as it should be: ${complaint}`);
-    if (check) return complaints.length === 0 ? 0 : 1;
+    if (check) {
+      console.log(complaints.length === 0 ? "\nAll is as it should be." : "\nThe check failed.");
+      return complaints.length === 0 ? 0 : 1;
+    }
     await stay(stage, stopping.signal);
     return 0;
   } finally {
@@ -206,9 +211,20 @@ async function stay(stage: Stage, signal: AbortSignal): Promise<void> {
 async function takeDown({ dir }: Stage): Promise<void> {
   heading("Stopping everything");
   const script = join(dir, "shutdownall");
-  if (existsSync(script)) await run(["sh", script], dir, true);
-  rmSync(dir, { recursive: true, force: true });
+  if (existsSync(script)) await run(["sh", script], { cwd: dir, apart: true, limitMs: 30_000 });
+  killLeftovers(dir);
+  rmSync(dir, { recursive: true, force: true, maxRetries: 20 });
   console.log("  nothing is left behind");
+}
+
+/** Servers that did not stop when told, by the pid files that they would have removed. */
+function killLeftovers(dir: string): void {
+  const clusters = Array.from({ length: nodeCount }, (_, node) => `data${node}/postmaster.pid`);
+  for (const name of ["run/pgpool.pid", ...clusters]) {
+    const path = join(dir, name);
+    const pid = existsSync(path) ? parsePid(readFileSync(path, "latin1").split("\n")[0] ?? "") : 0;
+    if (pid !== undefined && pid > 0 && isAlive(pid)) process.kill(pid, "SIGKILL");
+  }
 }
 
 function heading(text: string): void {
@@ -220,16 +236,22 @@ function show(...statements: readonly string[]): void {
   for (const sql of statements) console.log(`  ${sql};`);
 }
 
-/**
- * Runs a program with our terminal, and waits for its end; resolves to the exit code. `apart` keeps
- * it out of reach of the terminal's Ctrl-C.
- */
-function run(argv: readonly string[], cwd: string = root, apart = false): Promise<number> {
+type RunOptions = {
+  readonly cwd?: string;
+  /** Out of reach of the terminal's Ctrl-C. */
+  readonly apart?: boolean;
+  /** After this it is killed. */
+  readonly limitMs?: number;
+};
+
+/** Runs a program with our terminal, and waits for its end; resolves to the exit code. */
+function run(argv: readonly string[], options: RunOptions = {}): Promise<number> {
   const [program = "", ...args] = argv;
   const child = spawn(program, args, {
-    cwd,
+    cwd: options.cwd ?? root,
     stdio: ["ignore", "inherit", "inherit"],
-    detached: apart,
+    detached: options.apart === true,
+    ...(options.limitMs === undefined ? {} : { timeout: options.limitMs, killSignal: "SIGKILL" }),
   });
   return new Promise((resolve, reject) => {
     child.once("error", reject);
