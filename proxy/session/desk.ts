@@ -46,6 +46,8 @@ export interface Desk {
   mayFollow(links: readonly NodeLink[], main: NodeLink): boolean;
   /** Stalls until nothing is owed; always false, for a handler to return. */
   waitDrained(): false;
+  /** The message that the session is stalled before has been answered: it is not to be read again. */
+  dropStalled(): void;
   /** The client broke the protocol: it is told, and the session ends. */
   violation(message: string): true;
   /** A statement has run: routing learns from it. */

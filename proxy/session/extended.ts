@@ -6,14 +6,14 @@
  */
 import type { NodeId } from "../../core/cluster/state.ts";
 import type { StatementFacts } from "../../core/sql/facts.ts";
-import { decodeBackend, errorResponse, readyForQuery } from "../../core/wire/backend.ts";
+import { decodeBackend, readyForQuery } from "../../core/wire/backend.ts";
 import { frameOf } from "../../core/wire/frame.ts";
 import { encodeFrontend } from "../../core/wire/frontend.ts";
 import { decodeText } from "../../core/wire/text.ts";
-import { otherNodesSql } from "../routing/route.ts";
+import { otherNodesSql, type Protocol } from "../routing/route.ts";
 import type { Desk } from "./desk.ts";
-import { statusLetter, text, transactionFailed } from "./messages.ts";
-import type { NodeLink, Owed } from "./replies.ts";
+import { statusLetter, text } from "./messages.ts";
+import type { NodeLink, Owed, OwedKind } from "./replies.ts";
 import type { CatalogQuestion, Route } from "./router.ts";
 import { Names, type Portal, Prepared } from "./statements.ts";
 
@@ -21,9 +21,22 @@ const flushMessage = encodeFrontend({ kind: "Flush" });
 const syncMessage = encodeFrontend({ kind: "Sync" });
 /** Names of our own, out of the way of any client's. */
 const ASK = "pgpool_ask";
+/** No statement at all: PostgreSQL refuses it, and its log shows why it was sent. */
+const failingMessage = encodeFrontend({
+  kind: "Parse",
+  statement: ASK,
+  sql: "pgpool: this transaction has failed on another node",
+  parameterTypes: [],
+});
+/** Marks answers to it. */
+export const FAILING = "failing";
 
+const forgetStatement = encodeFrontend({ kind: "Close", target: "S", name: "" });
+const forgetPortal = encodeFrontend({ kind: "Close", target: "P", name: "" });
+
+type Naming = "Bind" | "Describe" | "Execute";
 type Close = { readonly kind: "close"; readonly statement: Prepared };
-type Asking = { readonly kind: "ask" };
+type Asking = { readonly kind: "ask"; failed(): void; answered(): void };
 
 export class Extended {
   readonly #session: Desk;
@@ -48,7 +61,6 @@ export class Extended {
     const name = nameEnd === at + 5 ? "" : text(bytes, at + 5, nameEnd);
     const sql = text(bytes, nameEnd + 1, sqlEnd);
     const facts = session.router.facts(sql);
-    if (this.#failedElsewhere(facts)) return this.#refuse();
     const known = name === "" ? undefined : this.#statements.get(name);
     const links = known === undefined ? this.#route(facts, sql) : this.#one(known.on[0]);
     if (links === undefined) return false;
@@ -87,15 +99,21 @@ export class Extended {
     const portal = portalEnd === at + 5 ? "" : text(bytes, at + 5, portalEnd);
     const name = nameEnd === portalEnd + 1 ? "" : text(bytes, portalEnd + 1, nameEnd);
     const statement = this.#statements.get(name);
-    if (statement === undefined) return this.#toWriteNode("Bind", at, end);
-    if (this.#failedElsewhere(statement.facts)) return this.#refuse();
-    const links = this.#linksForBind(statement);
+    if (statement === undefined) return this.#unknown("Bind", "S", name, at, end);
+    let links = this.#linksForBind(statement);
     if (links === undefined) return false;
+    const known = portal === "" ? undefined : this.#portals.get(portal);
+    if (known !== undefined && known.segment !== 0) {
+      // Where it is PostgreSQL will say so. If answers are due, its transaction may be over.
+      const certain = known.segment === this.#segment || session.replies.empty;
+      if (!certain) return session.waitDrained();
+      links = this.#alive(known.links);
+    }
     const main = session.speaker(links);
     if (!session.mayFollow(links, main)) return session.waitDrained();
     this.#join(links);
     for (const link of links) if (!statement.on.includes(link)) this.#prepareOn(link, statement);
-    this.#portals.set(portal, { statement, links });
+    this.#portals.set(portal, { statement, links, segment: this.#segment });
     for (const link of links) {
       session.ports.noteNodeStatement(link, "Bind", statement.sql, statement.facts);
     }
@@ -107,18 +125,23 @@ export class Extended {
   describe(bytes: Uint8Array, at: number, end: number): boolean {
     const target = this.#named(bytes, at, end);
     if (target === undefined) return true;
-    const link = target.statement
-      ? this.#preparedOn(target.statement)
-      : this.#speakerOf(target.portal?.links);
-    return this.#toOne("Describe", link, at, end);
+    const { statement, portal, name, kind } = target;
+    if (statement !== undefined) {
+      return this.#toOne("Describe", this.#preparedOn(statement), at, end);
+    }
+    if (portal !== undefined) {
+      return this.#toOne("Describe", this.#speakerOf(portal.links), at, end);
+    }
+    return this.#unknown("Describe", kind, name, at, end);
   }
 
   execute(bytes: Uint8Array, at: number, end: number): boolean {
     const session = this.#session;
     const nameEnd = bytes.indexOf(0, at + 5);
     if (nameEnd < 0 || nameEnd + 5 > end) return session.violation("invalid string in message");
-    const portal = this.#portals.get(nameEnd === at + 5 ? "" : text(bytes, at + 5, nameEnd));
-    if (portal === undefined) return this.#toWriteNode("Execute", at, end);
+    const name = nameEnd === at + 5 ? "" : text(bytes, at + 5, nameEnd);
+    const portal = this.#portals.get(name);
+    if (portal === undefined) return this.#unknown("Execute", "P", name, at, end);
     const { statement } = portal;
     const links = this.#alive(portal.links);
     const main = session.speaker(links);
@@ -189,12 +212,20 @@ export class Extended {
   segmentBeforeQuery(): NodeLink | "wait" | undefined {
     const open = this.#openLinks();
     if (open.length === 0) return undefined;
-    if (open.length === 1 && open[0] === this.#session.writeLink) {
-      this.#closeSegment(open);
-      return open[0];
-    }
+    if (open.length === 1 && open[0] === this.#session.writeLink) return open[0];
     this.closeSegment();
     return "wait";
+  }
+
+  /** A simple query takes the place of what has no name. */
+  querySent(): void {
+    this.#statements.delete("");
+    this.#portals.delete("");
+  }
+
+  /** A simple query has gone to the node of an unfinished segment, and ends it. */
+  segmentEnded(): void {
+    this.#closeSegment(this.#openLinks());
   }
 
   /** Ends an unfinished segment on our own account. */
@@ -249,7 +280,7 @@ export class Extended {
     const route: Route = session.router.decide(facts, sql, "extended");
     switch (route.kind) {
       case "ask":
-        this.ask(route.questions);
+        this.ask(route.questions, "extended");
         return undefined;
       case "proxy":
         return this.#write();
@@ -304,15 +335,32 @@ export class Extended {
     return this.#session.linksOf([this.#session.writeLink.id]);
   }
 
-  #toWriteNode(kind: "Bind" | "Execute", at: number, end: number): boolean {
-    return this.#toOne(kind, this.#session.writeLink, at, end);
+  /**
+   * What the client names does not exist, or was made by SQL: the write node will tell. Without a
+   * name it is known not to exist; what a node may still hold of a statement or portal that the
+   * client has replaced elsewhere goes first.
+   */
+  #unknown(kind: Naming, target: "S" | "P", name: string, at: number, end: number): boolean {
+    const link = this.#session.writeLink;
+    if (name !== "") return this.#toOne(kind, link, at, end);
+    return this.#toOne(kind, link, at, end, target === "S" ? forgetStatement : forgetPortal);
   }
 
-  #toOne(kind: "Bind" | "Execute" | "Describe", link: NodeLink, at: number, end: number): boolean {
+  #toOne(
+    kind: Naming,
+    link: NodeLink,
+    at: number,
+    end: number,
+    before: Uint8Array | undefined = undefined,
+  ): boolean {
     const session = this.#session;
     const links = this.#one(link);
     if (!session.mayFollow(links, link)) return session.waitDrained();
     this.#join(links);
+    if (before !== undefined) {
+      session.replies.expect("Close", link, noLinks, undefined).silent = true;
+      session.out.send(link, before);
+    }
     session.replies.expect(kind, link, links, undefined);
     session.out.pass(link, at, end);
     return true;
@@ -328,6 +376,7 @@ export class Extended {
     const name = nameEnd === at + 6 ? "" : text(bytes, at + 6, nameEnd);
     const ofStatement = bytes[at + 5] === 0x53;
     return {
+      kind: ofStatement ? ("S" as const) : ("P" as const),
       name,
       statement: ofStatement ? this.#statements.get(name) : undefined,
       portal: ofStatement ? undefined : this.#portals.get(name),
@@ -337,56 +386,59 @@ export class Extended {
   // ---------------------------------------------------------------- failed transactions
 
   /**
-   * The client's transaction has failed on a standby while the write node's is sound: PostgreSQL
-   * would refuse everything but its end, so we do.
+   * Makes the transaction of `link` fail because it has on another node: then the server itself
+   * refuses what follows, and COMMIT rolls back everywhere. Prepared statements and portals of the
+   * client, the unnamed ones too, are left alone.
    */
-  #failedElsewhere(facts: StatementFacts): boolean {
-    const session = this.#session;
-    if (!session.router.failed || session.writeLink.status !== 0x54) return false;
-    const { statement } = facts;
-    return !(
-      statement.kind === "transaction" &&
-      (statement.control.kind === "commit" ||
-        statement.control.kind === "rollback" ||
-        statement.control.kind === "rollback_to")
-    );
-  }
-
-  #refuse(): boolean {
-    const session = this.#session;
-    if (!session.replies.empty) return session.waitDrained();
-    session.replies.toClient(transactionFailed);
-    session.discarding = true;
-    return true;
+  failTransaction(link: NodeLink): void {
+    const { replies, out } = this.#session;
+    replies.expect("Parse", link, noLinks, FAILING).silent = true;
+    out.send(link, failingMessage);
+    link.skipping = true;
+    if (link.inSegment) return;
+    replies.expect("Sync", link, noLinks, FAILING).silent = true;
+    out.send(link, syncMessage);
   }
 
   // ---------------------------------------------------------------- questions of our own
 
   /**
    * Asks the catalog on the session's own connection, where uncommitted objects are seen. Always
-   * stalls: the statement that needs the answer is read again when it is there.
+   * stalls: the statement that needs the answer is read again when it is there. Should asking fail
+   * (a cancel request, statement_timeout), then the statement has failed with the same error.
    */
-  ask(questions: readonly CatalogQuestion[]): false {
+  ask(questions: readonly CatalogQuestion[], protocol: Protocol): false {
     const session = this.#session;
     if (!session.replies.empty) return session.waitDrained();
     const sql = session.router.questionSql(questions);
     const link = session.writeLink;
     const rows: Uint8Array[] = [];
-    const expect = (kind: "Parse" | "Bind" | "Execute" | "Close" | "Sync", subject?: unknown) => {
-      const owed = session.replies.expect(kind, link, [], subject);
+    let sync: Owed | undefined;
+    const asking: Asking = {
+      kind: "ask",
+      failed: () => {
+        if (protocol === "extended") session.discarding = true;
+        else if (sync !== undefined) {
+          // The error was the client's: what would have been the end of the asking ends its answer.
+          sync.silent = false;
+          session.dropStalled();
+        }
+      },
+      answered: () => session.router.answered(questions, valuesOf(rows[0])),
+    };
+    const expect = (kind: OwedKind) => {
+      const owed = session.replies.expect(kind, link, noLinks, asking);
       owed.silent = true;
+      owed.errorsShow = true;
       return owed;
     };
     expect("Parse");
     expect("Bind");
-    expect("Execute").collect = (row) => rows.push(row.slice());
-    const asking: Asking & { done: (failed: boolean) => void } = {
-      kind: "ask",
-      done: (failed) => session.router.answered(questions, failed ? undefined : valuesOf(rows[0])),
-    };
+    const answer = expect("Execute");
+    answer.collect = (row) => rows.push(row.slice());
     // In a transaction the portal would outlive its statement, in the way of the next question.
     expect("Close");
-    expect("Close", asking);
+    expect("Close");
     const messages = [
       encodeFrontend({ kind: "Parse", statement: ASK, sql, parameterTypes: [] }),
       encodeFrontend({
@@ -403,7 +455,7 @@ export class Extended {
     ];
     if (link.inSegment) messages.push(flushMessage);
     else {
-      expect("Sync");
+      sync = expect("Sync");
       messages.push(syncMessage);
     }
     session.out.send(link, Buffer.concat(messages));
@@ -413,20 +465,19 @@ export class Extended {
   // ---------------------------------------------------------------- answers
 
   settled(owed: Owed): void {
-    const subject = owed.subject as Prepared | Close | (Asking & { done(failed: boolean): void });
+    const subject = owed.subject as Prepared | Close | Asking | undefined;
     switch (owed.kind) {
       case "Parse":
         if (owed.failed && subject instanceof Prepared) this.#notPrepared(subject);
         return;
       case "Close":
-        if (subject === undefined || subject instanceof Prepared) return;
-        if (subject.kind === "ask") subject.done(owed.failed);
-        else if (owed.failed) this.#statements.set(subject.statement.name, subject.statement);
+        if (subject === undefined || subject instanceof Prepared || subject.kind === "ask") return;
+        if (owed.failed) this.#statements.set(subject.statement.name, subject.statement);
         return;
       case "Execute":
-        if (subject instanceof Prepared && !owed.failed) {
-          this.#session.noteDone(owed, subject.facts);
-        }
+        if (owed.failed || subject === undefined) return;
+        if (subject instanceof Prepared) this.#session.noteDone(owed, subject.facts);
+        else if (subject.kind === "ask") subject.answered();
         return;
       case "Bind":
       case "Describe":
@@ -449,14 +500,21 @@ export class Extended {
   /** An error in a segment: the server ignores what follows until Sync, and so do we. */
   failed(owed: Owed, link: NodeLink): void {
     if (owed.kind === "Query" || owed.kind === "FunctionCall" || owed.kind === "Sync") return;
+    const { subject } = owed;
+    if (isAsking(subject)) subject.failed();
     for (let i = 0; i < link.queue.size; i++) if (link.queue.at(i)?.kind === "Sync") return;
-    if (link.inSegment) this.#session.discarding = true;
-    if (owed.silent && !owed.errorsShow) this.#session.replies.toClient(questionFailed);
+    if (!link.inSegment) return;
+    this.#session.discarding = true;
+    // What the rest of the segment has done elsewhere, in the same implicit transaction, is undone.
+    for (const other of this.#openLinks()) {
+      if (other !== link && !other.skipping) this.failTransaction(other);
+    }
   }
 
   /** SQL that undoes what the protocol prepared. */
   noteSqlDone(facts: StatementFacts): void {
     const { statement } = facts;
+    if (mayClosePortals(facts)) for (const portal of this.#portals.values()) portal.segment = 0;
     if (
       statement.kind === "discard" &&
       (statement.target === "all" || statement.target === "plans")
@@ -481,6 +539,16 @@ export class Extended {
   }
 }
 
+const isAsking = (subject: unknown): subject is Asking =>
+  typeof subject === "object" && subject !== null && "kind" in subject && subject.kind === "ask";
+
+/** CLOSE and ROLLBACK TO, and what may be one without our seeing it. */
+function mayClosePortals({ statement, multiStatement }: StatementFacts): boolean {
+  if (multiStatement || statement.kind === "unparsable") return true;
+  if (statement.kind === "transaction") return statement.control.kind === "rollback_to";
+  return statement.kind === "other" && statement.tag === "ClosePortalStmt";
+}
+
 /** The Parse of a transaction's beginning as a standby accepts it (spec load-balance.md 3.6). */
 function otherParse(name: string, facts: StatementFacts): Uint8Array | undefined {
   const sql = otherNodesSql(facts);
@@ -497,9 +565,3 @@ function valuesOf(row: Uint8Array | undefined): readonly (string | null)[] | und
 }
 
 const noLinks: readonly NodeLink[] = [];
-
-const questionFailed = errorResponse({
-  severity: "ERROR",
-  code: "XX000",
-  message: "failed to look up the catalog for query routing",
-});

@@ -76,6 +76,8 @@ export class NodeLink {
   touched = false;
   /** Part of the extended-protocol segment that no Sync has closed yet. */
   inSegment = false;
+  /** It discards what it is sent, or soon will, until Sync: an error was answered. */
+  skipping = false;
   /** The server said FATAL or PANIC: its close is expected, and the client knows why. */
   fatal = false;
   /** Chunks that wait because an earlier answer is still to come from another node. */
@@ -427,6 +429,7 @@ export class Replies {
 
   #noteReady(link: NodeLink, owed: Owed | undefined, bytes: Uint8Array, at: number): boolean {
     link.status = bytes[at + 5] as number;
+    link.skipping = false;
     if (owed === undefined) return false;
     if (owed.kind !== "Sync" && owed.kind !== "Query" && owed.kind !== "FunctionCall") return false;
     this.#done(link, owed);
@@ -452,6 +455,7 @@ export class Replies {
       owed.othersFailed.push(link);
     }
     if (owed.kind !== "Query" && owed.kind !== "FunctionCall" && owed.kind !== "Sync") {
+      link.skipping = true;
       this.#skipToSync(link);
     }
     return true;

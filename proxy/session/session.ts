@@ -14,7 +14,7 @@ import type { StatementFacts } from "../../core/sql/facts.ts";
 import { errorResponse, readyForQuery } from "../../core/wire/backend.ts";
 import type { Reprepare } from "../routing/routes.ts";
 import type { Desk, SessionEnd, SessionPorts } from "./desk.ts";
-import { Extended } from "./extended.ts";
+import { Extended, FAILING } from "./extended.ts";
 import { queryMessage, statusLetter, text, transactionFailed } from "./messages.ts";
 import { Outbound } from "./outbound.ts";
 import {
@@ -258,22 +258,25 @@ export class Session implements ReplyEvents, Desk {
     const segment = this.#extended.segmentBeforeQuery();
     if (segment === "wait") return this.waitDrained();
     const route = this.router.decide(facts, sql, "simple");
-    if (route.kind === "ask") return this.#extended.ask(route.questions);
+    if (route.kind === "ask") return this.#extended.ask(route.questions, "simple");
     if (route.kind === "proxy") {
       if (!this.replies.empty) return this.waitDrained();
       this.#answer(route.why, sql, facts);
       return true;
     }
     if (route.reprepare !== undefined && this.replies.empty) this.#prepareAgain(route.reprepare);
-    const links = segment === undefined ? this.linksOf(route.nodes) : [segment];
+    let links = this.linksOf(route.nodes);
+    if (segment !== undefined && !links.includes(segment)) links = this.linksOf([segment.id]);
     const main = this.speaker(links);
     if (!this.mayFollow(links, main)) return this.waitDrained();
+    if (segment !== undefined) this.#extended.segmentEnded();
+    this.#extended.querySent();
     const targets = this.#targetsOf(facts, links, main);
     this.router.noteSent(facts);
     this.ports.noteStatement(sql, facts);
     for (const link of targets) this.ports.noteNodeStatement(link, "", sql, facts);
     this.replies.expect("Query", main, targets, facts);
-    this.#sendQuery(facts, targets, main, route.otherNodesSql, at, end);
+    this.#sendQuery(targets, main, route.otherNodesSql, at, end);
     if (this.readsFromClient(facts)) this.copyLinks = targets;
     return true;
   }
@@ -289,26 +292,12 @@ export class Session implements ReplyEvents, Desk {
   }
 
   #sendQuery(
-    facts: StatementFacts,
     targets: readonly NodeLink[],
     main: NodeLink,
     otherNodesSql: string | undefined,
     at: number,
     end: number,
   ): void {
-    const { statement } = facts;
-    const commits = statement.kind === "transaction" && statement.control.kind === "commit";
-    if (commits && targets.length > 1 && this.replies.status() === FAILED) {
-      // A read failed on a standby: for the client the transaction has failed, and COMMIT of a
-      // failed transaction rolls back. Nodes whose own part is sound must do the same.
-      const chain = statement.control.kind === "commit" && statement.control.chain;
-      const rollback = queryMessage(chain ? "ROLLBACK AND CHAIN" : "ROLLBACK");
-      for (const link of targets) {
-        if (link.status === IN_TRANSACTION) this.out.send(link, rollback);
-        else this.out.pass(link, at, end);
-      }
-      return;
-    }
     if (otherNodesSql === undefined) {
       this.out.passAll(targets, at, end);
       return;
@@ -394,6 +383,11 @@ export class Session implements ReplyEvents, Desk {
     return false;
   }
 
+  dropStalled(): void {
+    const rest = this.#backlog[0];
+    if (rest !== undefined) this.#backlog[0] = rest.subarray(1 + int32(rest, 1));
+  }
+
   #stall(rest: Uint8Array): void {
     this.#stalled = true;
     this.#backlog.unshift(rest.slice());
@@ -456,6 +450,15 @@ export class Session implements ReplyEvents, Desk {
         this.#extended.settled(owed);
     }
     if (this.#writeLink.status === IDLE) this.#extended.transactionEnded();
+    else if (owed.subject !== FAILING && this.replies.status() === FAILED) this.#failTogether();
+  }
+
+  /** One transaction to the client is one on each node: when it has failed on one, it fails on all. */
+  #failTogether(): void {
+    this.router.noteError(true);
+    for (const link of this.replies.links) {
+      if (link?.status === IN_TRANSACTION && !link.skipping) this.#extended.failTransaction(link);
+    }
   }
 
   #noteReady(): void {
@@ -469,6 +472,7 @@ export class Session implements ReplyEvents, Desk {
   }
 
   failed(owed: Owed, link: NodeLink, _frame: Uint8Array): void {
+    if (owed.subject === FAILING) return;
     this.copyLinks = [];
     this.router.noteError(this.#writeLink.status !== IDLE || link.status !== IDLE);
     this.#extended.failed(owed, link);
@@ -494,7 +498,14 @@ export class Session implements ReplyEvents, Desk {
 
   parameterStatus(link: NodeLink, frame: Uint8Array): boolean {
     this.ports.parameterStatus(link, frame);
-    return link === this.#writeLink;
+    if (link !== this.#writeLink) return false;
+    this.#noteParameter(frame);
+    return true;
+  }
+
+  #noteParameter(frame: Uint8Array): void {
+    const [name, value] = text(frame, 5, frame.length).split("\0");
+    if (name === "standard_conforming_strings") this.router.standardStrings = value !== "off";
   }
 
   copyIn(_owed: Owed): void {}
@@ -519,14 +530,18 @@ export class Session implements ReplyEvents, Desk {
   }
 
   #answerInPlace(link: NodeLink, unanswered: readonly string[], message: string): void {
-    const wasInTransaction = this.inTransaction;
-    if (wasInTransaction) this.router.noteError(true);
+    const inTransaction = this.#writeLink.status === IN_TRANSACTION;
+    if (inTransaction) {
+      this.router.noteError(true);
+      this.#extended.failTransaction(this.#writeLink);
+    }
+    const status = inTransaction ? "E" : statusLetter(this.replies.status());
     let failing = false;
     for (const kind of unanswered) {
       if (!failing) this.replies.toClient(connectionLost("ERROR", link, message));
       failing = true;
       if (kind === "Query" || kind === "FunctionCall" || kind === "Sync") {
-        this.replies.toClient(readyForQuery(statusLetter(this.replies.status())));
+        this.replies.toClient(readyForQuery(status));
         failing = false;
       }
     }

@@ -44,7 +44,12 @@ export class Prepared {
   }
 }
 
-export type Portal = { readonly statement: Prepared; readonly links: readonly NodeLink[] };
+export type Portal = {
+  readonly statement: Prepared;
+  readonly links: readonly NodeLink[];
+  /** The segment in which it was bound; 0 when something may have closed it since. */
+  segment: number;
+};
 
 /** Names and what they stand for; the unnamed one is replaced without being closed. */
 export class Names<T> {
