@@ -109,6 +109,25 @@ export type TreeFindings = {
   readonly terminatesPid: number | undefined;
 };
 
+/** Distinct names. Most statements have few, for which an index would be waste. */
+class NameList {
+  readonly names: RelationName[] = [];
+  #keys: Set<string> | undefined;
+
+  add(name: RelationName): void {
+    if (this.#has(name.key)) return;
+    this.names.push(name);
+    this.#keys?.add(name.key);
+    if (this.names.length === 16) this.#keys = new Set(this.names.map(({ key }) => key));
+  }
+
+  #has(key: string): boolean {
+    if (this.#keys !== undefined) return this.#keys.has(key);
+    for (const name of this.names) if (name.key === key) return true;
+    return false;
+  }
+}
+
 /** Fields that hold a RangeVar without its tag and mean "this table is used". */
 const bareRelationFields: ReadonlySet<string> = new Set(["relation"]);
 
@@ -118,8 +137,8 @@ const bareRelationFields: ReadonlySet<string> = new Set(["relation"]);
  * ours, so that a deep expression cannot exhaust the engine's.
  */
 export function findInTree(root: TreeNode): TreeFindings {
-  const tables = new Map<string, RelationName>();
-  const functions = new Map<string, FunctionName>();
+  const tables = new NameList();
+  const functions = new NameList();
   let locksRows = false;
   let selectsInto = false;
   let terminatesPid: number | undefined;
@@ -145,8 +164,8 @@ export function findInTree(root: TreeNode): TreeFindings {
     }
   }
   return {
-    tables: [...tables.values()],
-    functions: [...functions.values()],
+    tables: tables.names,
+    functions: functions.names,
     locksRows,
     selectsInto,
     terminatesPid,
@@ -160,18 +179,17 @@ export function relationOf(value: unknown): RelationName | undefined {
   return qualifiedName(textField(value, "schemaname") || undefined, name);
 }
 
-function addRelation(into: Map<string, RelationName>, value: unknown): void {
+function addRelation(into: NameList, value: unknown): void {
   const relation = relationOf(value);
-  if (relation !== undefined && !into.has(relation.key)) into.set(relation.key, relation);
+  if (relation !== undefined) into.add(relation);
 }
 
-function addFunction(into: Map<string, FunctionName>, value: unknown): void {
+function addFunction(into: NameList, value: unknown): void {
   if (!isNode(value)) return;
   const parts = nameParts(childList(value, "funcname"));
   const name = parts.at(-1);
   if (name === undefined) return;
-  const named = qualifiedName(parts.at(-2), name);
-  if (!into.has(named.key)) into.set(named.key, named);
+  into.add(qualifiedName(parts.at(-2), name));
 }
 
 /** The pid of a call pg_terminate_backend(pid[, timeout]) whose first argument is an integer. */
