@@ -228,6 +228,9 @@ function readsWritten(
   return false;
 }
 
+/** Each is a column, of which PostgreSQL allows 1664 in a row; what is left is asked next. */
+const QUESTIONS_MAX = 500;
+
 /**
  * Everything that this statement needs to know and the caches do not, at once, so that one round
  * trip answers all; undefined when nothing is missing.
@@ -241,7 +244,7 @@ function questionsOf(
   let questions: CatalogQuestion[] | undefined;
   const ask = (question: CatalogQuestion): void => {
     questions ??= [];
-    questions.push(question);
+    if (questions.length < QUESTIONS_MAX) questions.push(question);
   };
   if (session.status !== "I" && session.isolation === "unknown") ask({ kind: "isolation" });
   for (const relation of facts.readTables) {

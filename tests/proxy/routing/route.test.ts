@@ -168,6 +168,12 @@ describe("questions", () => {
     });
   }
 
+  test("never more than a row has columns for", () => {
+    const tables = Array.from({ length: 2000 }, (_, i) => `t${i}`).join(", ");
+    const route = decide(`SELECT 1 FROM ${tables}`, { catalog: unknown });
+    expect(route.kind === "ask" && route.questions.length).toBe(500);
+  });
+
   test("the isolation level is asked once per session, until something may have changed it", () => {
     session.isolation = "unknown";
     session.defaultIsolation = "read_committed";
