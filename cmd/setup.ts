@@ -96,9 +96,11 @@ async function setUp(values: SetupValues, dir: string, call: Invocation): Promis
     await build(site, plan, values, call);
     return 0;
   } catch (error) {
-    const log = await undo({ ...site, signal: new AbortController().signal }, plan);
+    const { aborted, reason } = interrupted.signal;
+    const log = aborted ? undefined : keepLog(site);
+    await undo({ ...site, signal: new AbortController().signal }, plan);
     if (log !== undefined) call.err(`${call.program}: see ${log}\n`);
-    throw interrupted.signal.aborted ? interrupted.signal.reason : error;
+    throw aborted ? reason : error;
   } finally {
     for (const signal of signals) process.removeListener(signal, onSignal);
   }
@@ -355,26 +357,24 @@ connect:  psql -h localhost -p ${plan.port} -U ${plan.user} test
 ports:    README.port, or: . ${plan.dir}/bashrc.ports
 `;
 
-/**
- * Leaves the directory empty again: stops what was started, removes what was made. The log is kept
- * elsewhere; resolves to where.
- */
-async function undo(
-  site: cluster.Site,
-  plan: files.SetupPlan | undefined,
-): Promise<string | undefined> {
+/** Leaves the directory empty again: stops what was started, removes what was made. */
+async function undo(site: cluster.Site, plan: files.SetupPlan | undefined): Promise<void> {
   if (plan !== undefined) {
     await stopPgpool(plan);
     for (const node of plan.postgresPorts.keys()) await cluster.stopCluster(site, plan, node);
   }
-  const log = cluster.logPath(site);
-  const kept = join(tmpdir(), `${basename(site.dir)}.${process.pid}.pgpool_setup.log`);
-  const hasLog = existsSync(log);
-  if (hasLog) cluster.put(site, kept, readFileSync(log, "utf8") + serverLogs(site.dir), 0o600);
   for (const name of readdirSync(site.dir)) {
     rmSync(join(site.dir, name), { recursive: true, force: true });
   }
-  return hasLog ? kept : undefined;
+}
+
+/** Copies the log to a place that stays; undefined when there is none yet. */
+function keepLog(site: cluster.Site): string | undefined {
+  const log = cluster.logPath(site);
+  if (!existsSync(log)) return undefined;
+  const kept = join(tmpdir(), `${basename(site.dir)}.${process.pid}.pgpool_setup.log`);
+  cluster.put(site, kept, readFileSync(log, "utf8") + serverLogs(site.dir), 0o600);
+  return kept;
 }
 
 /** What pgpool and the clusters said, which the reason is probably in. */
