@@ -21,6 +21,17 @@ if (values.target !== undefined && !isTarget(values.target)) {
   console.error(`unknown target "${values.target}"; such as bun-linux-x64 or bun-linux-arm64`);
   process.exit(1);
 }
+/** The SQL parser with its WebAssembly inside, in the place of the one that reads node_modules. */
+const embeddedParser: Bun.BunPlugin = {
+  name: "embedded parser",
+  setup(build) {
+    build.onLoad({ filter: /\/cmd\/load_parser\.ts$/ }, () => ({
+      contents: `export { loadEmbeddedParser as loadParser } from "../proxy/parser_embedded.ts";`,
+      loader: "ts",
+    }));
+  },
+};
+
 const startedMs = performance.now();
 mkdirSync(dirname(values.outfile), { recursive: true });
 const result = await Bun.build({
@@ -30,6 +41,7 @@ const result = await Bun.build({
   bytecode: true,
   minify: true,
   target: "bun",
+  plugins: [embeddedParser],
   compile: {
     outfile: values.outfile,
     ...(values.target === undefined ? {} : { target: values.target }),

@@ -9,6 +9,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import { type Command, defineCommand, refuse, runCommand } from "./options.ts";
 import { serverOwner } from "./owner.ts";
 import { isAlive, parsePid } from "./pid_file.ts";
@@ -16,7 +17,7 @@ import { queryOnce, SqlClient, type SqlResult } from "./sql_client.ts";
 import { tableText } from "./table.ts";
 
 const nodeCount = 3;
-const root = join(import.meta.dirname, "..");
+const root = fileURLToPath(new URL("..", import.meta.url));
 const binary = join(root, "dist", "pgpool");
 
 const flags = {
