@@ -38,12 +38,16 @@ export interface Desk {
   /** An error was answered in an unfinished segment: messages are ignored until Sync. */
   discarding: boolean;
   /** The nodes that read COPY data from the client, until CopyDone or CopyFail. */
-  copyLinks: readonly NodeLink[];
+  readonly copyLinks: readonly NodeLink[];
+  /** They have said that they do: a Sync means nothing to them. */
+  readonly copying: boolean;
   linksOf(nodes: readonly NodeId[]): readonly NodeLink[];
   /** Of the nodes asked, the one whose answers the client sees. */
   speaker(links: readonly NodeLink[]): NodeLink;
   /** Whether a message for `links` may go out while earlier answers are still owed. */
   mayFollow(links: readonly NodeLink[], main: NodeLink): boolean;
+  /** No message follows until nothing is owed. */
+  holdNext(): void;
   /** Stalls until nothing is owed; always false, for a handler to return. */
   waitDrained(): false;
   /** The message that the session is stalled before has been answered: it is not to be read again. */
@@ -52,5 +56,6 @@ export interface Desk {
   violation(message: string): true;
   /** A statement has run: routing learns from it. */
   noteDone(owed: Owed, facts: StatementFacts): void;
-  readsFromClient(facts: StatementFacts): boolean;
+  /** If the statement just sent is a COPY … FROM STDIN, data for `links` will follow. */
+  noteCopy(owed: Owed, facts: StatementFacts, links: readonly NodeLink[]): void;
 }

@@ -12,7 +12,7 @@ import { encodeFrontend } from "../../core/wire/frontend.ts";
 import { decodeText } from "../../core/wire/text.ts";
 import { otherNodesSql, type Protocol } from "../routing/route.ts";
 import type { Desk } from "./desk.ts";
-import { statusLetter, text } from "./messages.ts";
+import { queryMessage, statusLetter, text } from "./messages.ts";
 import type { NodeLink, Owed, OwedKind } from "./replies.ts";
 import type { CatalogQuestion, Route } from "./router.ts";
 import { Names, type Portal, Prepared } from "./statements.ts";
@@ -31,6 +31,7 @@ const failingMessage = encodeFrontend({
 /** Marks answers to it. */
 export const FAILING = "failing";
 
+const commitMessage = queryMessage("COMMIT");
 const forgetStatement = encodeFrontend({ kind: "Close", target: "S", name: "" });
 const forgetPortal = encodeFrontend({ kind: "Close", target: "P", name: "" });
 
@@ -74,6 +75,7 @@ export class Extended {
       const otherMessage = otherParse(name, facts);
       const options = { name, sql, facts, message, otherMessage, links, segment: this.#segment };
       const statement = new Prepared(options);
+      if (name === "") statement.previous = this.#statements.get(name);
       this.#statements.set(name, statement);
       session.replies.expect("Parse", main, links, statement);
       if (otherMessage !== undefined && links.length > 1) {
@@ -105,9 +107,9 @@ export class Extended {
     const known = portal === "" ? undefined : this.#portals.get(portal);
     if (known !== undefined && known.segment !== 0) {
       // Where it is PostgreSQL will say so. If answers are due, its transaction may be over.
-      const certain = known.segment === this.#segment || session.replies.empty;
-      if (!certain) return session.waitDrained();
-      links = this.#alive(known.links);
+      const isHere = known.segment === this.#segment;
+      if (!isHere && !session.replies.empty) return session.waitDrained();
+      if (isHere || session.inTransaction) links = this.#alive(known.links);
     }
     const main = session.speaker(links);
     if (!session.mayFollow(links, main)) return session.waitDrained();
@@ -152,9 +154,10 @@ export class Extended {
       session.ports.noteNodeStatement(link, "Execute", statement.sql, statement.facts);
     }
     session.router.noteSent(statement.facts);
-    session.replies.expect("Execute", main, links, statement);
+    const owed = session.replies.expect("Execute", main, links, statement);
     session.out.passAll(links, at, end);
-    if (session.readsFromClient(statement.facts)) session.copyLinks = links;
+    if (forgets(statement.facts)) session.holdNext();
+    session.noteCopy(owed, statement.facts, links);
     return true;
   }
 
@@ -187,6 +190,10 @@ export class Extended {
     }
     session.discarding = false;
     const duringCopy = session.copyLinks.length > 0;
+    if (duringCopy && session.copying) {
+      session.out.passAll(session.copyLinks, at, end);
+      return true;
+    }
     const links = duringCopy ? session.copyLinks : open.length === 0 ? this.#write() : open;
     const main = session.speaker(links);
     if (!session.mayFollow(links, main)) return session.waitDrained();
@@ -300,7 +307,7 @@ export class Extended {
   }
 
   #prepareOn(link: NodeLink, statement: Prepared): void {
-    const owed = this.#session.replies.expect("Parse", link, [], statement);
+    const owed = this.#session.replies.expect("Parse", link, this.#one(link), statement);
     owed.silent = true;
     owed.errorsShow = true;
     const { message, otherMessage = message } = statement;
@@ -400,6 +407,13 @@ export class Extended {
     out.send(link, syncMessage);
   }
 
+  /** The write node's transaction is over and this one's is not: it was ended within a text of several statements. */
+  endTransaction(link: NodeLink): void {
+    const { replies, out } = this.#session;
+    replies.expect("Query", link, noLinks, undefined).silent = true;
+    out.send(link, commitMessage);
+  }
+
   // ---------------------------------------------------------------- questions of our own
 
   /**
@@ -468,11 +482,13 @@ export class Extended {
     const subject = owed.subject as Prepared | Close | Asking | undefined;
     switch (owed.kind) {
       case "Parse":
-        if (owed.failed && subject instanceof Prepared) this.#notPrepared(subject);
+        if (!(subject instanceof Prepared)) return;
+        if (owed.failed) this.#notPrepared(subject, owed.links, owed.skipped);
+        else subject.previous = undefined;
         return;
       case "Close":
         if (subject === undefined || subject instanceof Prepared || subject.kind === "ask") return;
-        if (owed.failed) this.#statements.set(subject.statement.name, subject.statement);
+        if (owed.failed) this.#notClosed(subject.statement);
         return;
       case "Execute":
         if (owed.failed || subject === undefined) return;
@@ -488,13 +504,28 @@ export class Extended {
     }
   }
 
-  #notPrepared(statement: Prepared): void {
-    const { links } = statement;
+  #notClosed(statement: Prepared): void {
+    if (statement.on.length === 0) return; // its own Parse had failed
+    let later = this.#statements.get(statement.name);
+    while (later?.previous !== undefined) later = later.previous;
+    if (later === undefined) this.#statements.set(statement.name, statement);
+    else later.previous = statement;
+  }
+
+  /** `links`: those that do not have it. Only an unnamed one that was read has ended what was there before. */
+  #notPrepared(statement: Prepared, links: readonly NodeLink[], skipped: boolean): void {
     for (const link of links) statement.forget(link);
-    const stillThere = statement.on.length > 0;
-    if (!stillThere && this.#statements.get(statement.name) === statement) {
-      this.#statements.delete(statement.name);
+    if (statement.on.length > 0) return;
+    const { name } = statement;
+    const before = skipped || name !== "" ? statement.previous : undefined;
+    let later = this.#statements.get(name);
+    if (later === statement) {
+      if (before === undefined) this.#statements.delete(name);
+      else this.#statements.set(name, before);
+      return;
     }
+    while (later !== undefined && later.previous !== statement) later = later.previous;
+    if (later !== undefined) later.previous = before;
   }
 
   /** An error in a segment: the server ignores what follows until Sync, and so do we. */
@@ -542,10 +573,18 @@ export class Extended {
 const isAsking = (subject: unknown): subject is Asking =>
   typeof subject === "object" && subject !== null && "kind" in subject && subject.kind === "ask";
 
-/** CLOSE and ROLLBACK TO, and what may be one without our seeing it. */
+/** What follows must know what it has made of the names. */
+export function forgets(facts: StatementFacts): boolean {
+  const { kind } = facts.statement;
+  return kind === "deallocate" || kind === "discard" || mayClosePortals(facts);
+}
+
+const endings: ReadonlySet<string> = new Set(["commit", "rollback", "rollback_to", "two_phase"]);
+
+/** CLOSE and the end of a transaction or a part of it, and what may be one without our seeing it. */
 function mayClosePortals({ statement, multiStatement }: StatementFacts): boolean {
   if (multiStatement || statement.kind === "unparsable") return true;
-  if (statement.kind === "transaction") return statement.control.kind === "rollback_to";
+  if (statement.kind === "transaction") return endings.has(statement.control.kind);
   return statement.kind === "other" && statement.tag === "ClosePortalStmt";
 }
 

@@ -47,6 +47,8 @@ export class Owed {
   errorsShow = false;
   /** The main node answered with an ErrorResponse. */
   failed = false;
+  /** An earlier message had failed: this one was discarded unread. */
+  skipped = false;
   /** Nodes that answered with an ErrorResponse and do not speak. */
   othersFailed: NodeLink[] | undefined;
   /** A Sync that PostgreSQL ignores because it arrived while COPY was reading (manual: "COPY Operations"). */
@@ -183,7 +185,12 @@ export class Replies {
   /** The transaction status that the client is to be told: the status node's, unless any node failed. */
   status(): number {
     let status = this.statusLink?.status ?? IDLE;
-    for (const link of this.links) if (link?.status === FAILED) status = FAILED;
+    for (const link of this.links) {
+      if (link === undefined) continue;
+      if (link.status === FAILED || (link.skipping && link.status === IN_TRANSACTION)) {
+        status = FAILED;
+      }
+    }
     return status;
   }
 
@@ -299,6 +306,7 @@ export class Replies {
     owed.silent = false;
     owed.errorsShow = false;
     owed.failed = false;
+    owed.skipped = false;
     owed.othersFailed = undefined;
     owed.duringCopy = false;
     owed.voided = false;
@@ -463,9 +471,12 @@ export class Replies {
 
   /** After an error PostgreSQL reads and discards messages until Sync (manual: "Extended Query"). */
   #skipToSync(link: NodeLink): void {
+    const failing = link.queue.peek();
     for (let owed = this.#head(link); owed && owed.kind !== "Sync"; owed = this.#head(link)) {
-      if (owed.kind === "Query" || owed.kind === "FunctionCall") return;
-      owed.failed = owed.failed || owed.main === link;
+      if (owed.main === link) {
+        owed.failed = true;
+        owed.skipped = owed !== failing;
+      }
       this.#done(link, owed);
     }
   }

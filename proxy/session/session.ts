@@ -14,7 +14,7 @@ import type { StatementFacts } from "../../core/sql/facts.ts";
 import { errorResponse, readyForQuery } from "../../core/wire/backend.ts";
 import type { Reprepare } from "../routing/routes.ts";
 import type { Desk, SessionEnd, SessionPorts } from "./desk.ts";
-import { Extended, FAILING } from "./extended.ts";
+import { Extended, FAILING, forgets } from "./extended.ts";
 import { queryMessage, statusLetter, text, transactionFailed } from "./messages.ts";
 import { Outbound } from "./outbound.ts";
 import {
@@ -30,7 +30,13 @@ import {
 } from "./replies.ts";
 import type { SessionRouter } from "./router.ts";
 
+const noLinks: readonly NodeLink[] = [];
 const noNodes: readonly NodeLink["id"][] = [];
+
+/** What a function called by number does, as far as routing knows: it may write anything. */
+const functionCallSql = "INSERT INTO pg_largeobject DEFAULT VALUES";
+
+const commitMessage = queryMessage("COMMIT");
 
 const FRONTEND_LENGTH_MAX = 0x3fffffff;
 /** Body limit of messages that carry only names and numbers (PostgreSQL's PQ_SMALL_MESSAGE_LIMIT). */
@@ -64,7 +70,10 @@ export class Session implements ReplyEvents, Desk {
   /** An error was answered in an unfinished segment: messages are ignored until Sync. */
   discarding = false;
   /** The nodes that read COPY data from the client, until CopyDone or CopyFail. */
-  copyLinks: readonly NodeLink[] = [];
+  copyLinks: readonly NodeLink[] = noLinks;
+  copying = false;
+  /** The answer of the COPY that `copyLinks` belong to. */
+  #copyOwed: Owed | undefined;
   /** Everything passes as it is to the write node: a replication connection (CopyBoth). */
   readonly #transparent: boolean;
 
@@ -237,7 +246,7 @@ export class Session implements ReplyEvents, Desk {
       case 0x63: // CopyDone
       case 0x66: // CopyFail
         if (this.copyLinks.length > 0) this.out.passAll(this.copyLinks, at, end);
-        this.copyLinks = [];
+        this.copyLinks = noLinks;
         return true;
       case 0x46: // FunctionCall
         return this.#functionCall(at, end);
@@ -275,9 +284,10 @@ export class Session implements ReplyEvents, Desk {
     this.router.noteSent(facts);
     this.ports.noteStatement(sql, facts);
     for (const link of targets) this.ports.noteNodeStatement(link, "", sql, facts);
-    this.replies.expect("Query", main, targets, facts);
+    const owed = this.replies.expect("Query", main, targets, facts);
     this.#sendQuery(targets, main, route.otherNodesSql, at, end);
-    if (this.readsFromClient(facts)) this.copyLinks = targets;
+    this.noteCopy(owed, facts, targets);
+    if (forgets(facts)) this.holdNext();
     return true;
   }
 
@@ -337,10 +347,11 @@ export class Session implements ReplyEvents, Desk {
     return true;
   }
 
-  /** COPY … FROM STDIN: what follows is data for the nodes it went to. */
-  readsFromClient(facts: StatementFacts): boolean {
-    const { statement } = facts;
-    return statement.kind === "copy" && statement.fromClient && statement.throughClient;
+  noteCopy(owed: Owed, { statement }: StatementFacts, links: readonly NodeLink[]): void {
+    if (statement.kind !== "copy" || !statement.fromClient || !statement.throughClient) return;
+    this.copyLinks = links;
+    this.copying = false;
+    this.#copyOwed = owed;
   }
 
   // ---------------------------------------------------------------- waiting and order
@@ -374,8 +385,16 @@ export class Session implements ReplyEvents, Desk {
 
   /** Whether a message for `links` may go out while earlier answers are still owed. */
   mayFollow(links: readonly NodeLink[], main: NodeLink): boolean {
-    return this.replies.empty || (links.length === 1 && this.replies.onlyOwedBy(main));
+    if (this.replies.empty) return true;
+    if (this.#holding || links.length > 1 || !this.replies.onlyOwedBy(main)) return false;
+    // A read outside of the transaction must not go on as if it had not failed.
+    return main === this.#writeLink || main.status === this.#writeLink.status;
   }
+
+  holdNext(): void {
+    this.#holding = true;
+  }
+  #holding = false;
 
   /** Stalls until nothing is owed. An open segment is flushed, or its answers would never come. */
   waitDrained(): false {
@@ -396,9 +415,11 @@ export class Session implements ReplyEvents, Desk {
 
   /** Nothing is owed any more: what waited goes on. */
   drained(): void {
+    this.#holding = false;
     this.#dropDiverged();
     if (this.#ended) return;
     this.#followWriteNode();
+    if (this.#endStrayTransactions()) return;
     if (this.#terminating) {
       this.#finish({ kind: "terminate" });
       return;
@@ -411,6 +432,20 @@ export class Session implements ReplyEvents, Desk {
       this.#walk(chunk);
     }
     if (!this.#stalled && !this.#nodesFull) this.ports.client.resume();
+  }
+
+  /**
+   * The write node's transaction is over where another node's is not: PREPARE TRANSACTION, or a
+   * COMMIT inside a multi-statement query, which goes to the write node alone.
+   */
+  #endStrayTransactions(): boolean {
+    if (this.inTransaction) return false;
+    for (const link of this.replies.links) {
+      if (link === undefined || link.status === IDLE || link.inSegment) continue;
+      this.replies.expect("Query", link, this.linksOf([link.id]), undefined).silent = true;
+      this.out.send(link, commitMessage);
+    }
+    return !this.replies.empty;
   }
 
   /** Another node has become the primary: between transactions the session goes over to it. */
@@ -435,6 +470,11 @@ export class Session implements ReplyEvents, Desk {
   }
 
   settled(owed: Owed): void {
+    if (owed === this.#copyOwed) {
+      this.#copyOwed = undefined;
+      this.copyLinks = noLinks;
+      this.copying = false;
+    }
     switch (owed.kind) {
       case "Query":
         this.#noteReady();
@@ -442,6 +482,7 @@ export class Session implements ReplyEvents, Desk {
         break;
       case "FunctionCall":
         this.#noteReady();
+        if (!owed.failed) this.noteDone(owed, this.router.facts(functionCallSql));
         break;
       case "Sync":
         this.#noteReady();
@@ -449,8 +490,16 @@ export class Session implements ReplyEvents, Desk {
       default:
         this.#extended.settled(owed);
     }
-    if (this.#writeLink.status === IDLE) this.#extended.transactionEnded();
+    if (this.#writeLink.status === IDLE) this.#transactionEnded();
     else if (owed.subject !== FAILING && this.replies.status() === FAILED) this.#failTogether();
+  }
+
+  #transactionEnded(): void {
+    this.#extended.transactionEnded();
+    for (const link of this.replies.links) {
+      if (link === undefined || link.status === IDLE) continue;
+      if (link.queue.size === 0 && !link.inSegment) this.#extended.endTransaction(link);
+    }
   }
 
   /** One transaction to the client is one on each node: when it has failed on one, it fails on all. */
@@ -472,8 +521,11 @@ export class Session implements ReplyEvents, Desk {
   }
 
   failed(owed: Owed, link: NodeLink, _frame: Uint8Array): void {
-    if (owed.subject === FAILING) return;
-    this.copyLinks = [];
+    if (owed.silent && !owed.errorsShow) return;
+    const { writeLink } = this;
+    if (link !== writeLink && writeLink.status === IN_TRANSACTION && !writeLink.skipping) {
+      this.#extended.failTransaction(writeLink);
+    }
     this.router.noteError(this.#writeLink.status !== IDLE || link.status !== IDLE);
     this.#extended.failed(owed, link);
   }
@@ -508,7 +560,9 @@ export class Session implements ReplyEvents, Desk {
     if (name === "standard_conforming_strings") this.router.standardStrings = value !== "off";
   }
 
-  copyIn(_owed: Owed): void {}
+  copyIn(owed: Owed): void {
+    if (owed === this.#copyOwed) this.copying = true;
+  }
 
   /**
    * A node's connection is gone. A standby with nothing of ours under way is simply not used any
@@ -535,7 +589,7 @@ export class Session implements ReplyEvents, Desk {
       this.router.noteError(true);
       this.#extended.failTransaction(this.#writeLink);
     }
-    const status = inTransaction ? "E" : statusLetter(this.replies.status());
+    const status = statusLetter(this.replies.status());
     let failing = false;
     for (const kind of unanswered) {
       if (!failing) this.replies.toClient(connectionLost("ERROR", link, message));

@@ -15,6 +15,8 @@ export class Prepared {
   readonly otherMessage: Uint8Array | undefined;
   /** Nodes on which it exists, or will when what was sent has been answered. */
   readonly on: NodeLink[] = [];
+  /** What the name stood for before: it does so again if this Parse is never read. */
+  previous: Prepared | undefined;
   /** The segment (messages up to a Sync) in which it was parsed, and where it went. */
   segment: number;
   links: readonly NodeLink[];
