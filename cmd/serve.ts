@@ -33,7 +33,7 @@ import { directoryOf, resolvePath } from "../core/config/path.ts";
 import type { Config } from "../core/config/schema.ts";
 import { ConfigError, PgpoolError } from "../core/errors.ts";
 import { createLog, isLogged, type LogSettings } from "../core/log.ts";
-import type { Log } from "../core/ports.ts";
+import type { Log, LogSeverity } from "../core/ports.ts";
 import { redactPasswords } from "../core/redact.ts";
 import { compatibleVersion } from "../core/version.ts";
 import { adminAnswer } from "../proxy/admin.ts";
@@ -104,7 +104,7 @@ class Server {
     });
     const logOptions = {
       settings: () => this.#logSettings(),
-      write: (lines: string) => destination.write(lines),
+      write: (lines: string, severity: LogSeverity) => destination.write(lines, severity),
       clock: Date.now,
     };
     const source = { processName: "MAIN", applicationName: "main", pid: process.pid };

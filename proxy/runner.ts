@@ -295,6 +295,8 @@ export class Runner {
       nodes: set.backends.flatMap((backend) => backend?.node ?? []),
       reset: set.useCount === 1 || engine.config.reset_query_list.some(dropsTemporaries),
     });
+    const strings = main.parameters.get("standard_conforming_strings");
+    this.router.standardStrings = strings === undefined || !isOff(strings);
     const session = new Session({
       ports: this.#portsOf(set),
       router: this.router,
@@ -476,6 +478,9 @@ export class Runner {
     this.#engine.clientGone(this);
   }
 }
+
+/** The value of a ParameterStatus frame is `off`. */
+const isOff = (frame: Uint8Array): boolean => Buffer.from(frame).toString().endsWith("\0off\0");
 
 const dropsTemporaries = (sql: string): boolean => /^\s*discard\s+(all|temp)/i.test(sql);
 

@@ -35,8 +35,6 @@ export class SessionRouter {
   readonly #engine: RoutingEngine;
   readonly session: RoutingSession;
   readonly #catalog: SessionCatalog;
-  /** What a transaction has without being told was last seen to be READ COMMITTED. */
-  #readsCommitted = false;
 
   constructor(options: {
     readonly engine: RoutingEngine;
@@ -84,8 +82,11 @@ export class SessionRouter {
     return writeNode(this.#engine.state);
   }
 
+  /** standard_conforming_strings of the write node: off, a backslash in a string means something. */
+  standardStrings = true;
+
   facts(sql: string): StatementFacts {
-    return this.#engine.parser.facts(sql);
+    return this.#engine.parser.facts(sql, this.standardStrings);
   }
 
   decide(facts: StatementFacts, sql: string, protocol: Protocol): Route {
@@ -106,9 +107,9 @@ export class SessionRouter {
   }
 
   noteReady(status: TransactionStatus): void {
-    const ended = status === "I" && this.session.status !== "I";
     noteReady(this.session, status);
-    if (ended) this.#catalog.transactionEnded();
+    // Also of what each statement, its own transaction, has changed in a pipeline.
+    if (status === "I") this.#catalog.transactionEnded();
   }
 
   noteDone(facts: StatementFacts, nodes: readonly NodeId[]): void {
@@ -139,18 +140,14 @@ export class SessionRouter {
     if (row === undefined) return;
     const asked = questions.findIndex(({ kind }) => kind === "isolation");
     const isolation = asked < 0 ? undefined : row[asked];
-    if (isolation) {
-      noteIsolation(this.session, isolation);
-      if (this.session.isolationByDefault) this.#readsCommitted = isolation === "read committed";
-    }
+    if (isolation) noteIsolation(this.session, isolation);
     this.#catalog.answer(questions, row, this.#snapshotIsOld());
   }
 
   /** Above READ COMMITTED a transaction may not see what others have committed since it began. */
   #snapshotIsOld(): boolean {
-    const { status, isolationByDefault, defaultIsolation } = this.session;
-    if (status === "I") return false;
-    return !(this.#readsCommitted && isolationByDefault && defaultIsolation !== "unknown");
+    const { status, isolation } = this.session;
+    return status !== "I" && isolation !== "read_committed";
   }
 }
 

@@ -7,9 +7,10 @@
 import { parseArgs } from "node:util";
 import { configFuzzers } from "./config.ts";
 import type { Fuzzer } from "./fuzzer.ts";
+import { sqlFuzzers } from "./sql.ts";
 import { canary, wireFuzzers } from "./wire.ts";
 
-const fuzzers: readonly Fuzzer[] = [...wireFuzzers, ...configFuzzers, canary];
+const fuzzers: readonly Fuzzer[] = [...wireFuzzers, ...configFuzzers, ...sqlFuzzers, canary];
 
 /** `smoke` divides by this: the gate has a minute for everything. */
 const SMOKE_DIVISOR = 40;
