@@ -249,8 +249,9 @@ async function build(
   await step(`starting pgpool on port ${plan.port}`, async () => {
     const { exitCode, output } = await cluster.attempt(site, ["sh", join(plan.dir, "startall")]);
     if (exitCode === 0) return;
-    const said = lastLines(join(plan.dir, "log/pgpool.log")) || output;
-    throw new CommandFailure("pgpool did not start", { detail: said, exitCode: 1 });
+    const log = join(plan.dir, "log/pgpool.log");
+    const detail = cluster.lastLines(log, /(ERROR|FATAL|DETAIL|HINT):/) ?? output;
+    throw new CommandFailure("pgpool did not start", { detail, exitCode: 1 });
   });
   call.out(`${tableText(await showPoolNodes(plan))}\n`);
   if (!values["no-stop"]) {
@@ -260,9 +261,6 @@ async function build(
   }
   call.out(nextSteps(plan, values["no-stop"] === true));
 }
-
-const lastLines = (path: string): string =>
-  existsSync(path) ? readFileSync(path, "utf8").trim().split("\n").slice(-3).join(" ") : "";
 
 type Step = (title: string, work: () => Promise<void>) => Promise<void>;
 

@@ -10,6 +10,7 @@ import {
   existsSync,
   linkSync,
   mkdirSync,
+  readFileSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -171,7 +172,20 @@ function writeClusterFiles(site: Site, plan: SetupPlan, node: number): void {
 export async function startCluster(site: Site, plan: SetupPlan, node: number): Promise<void> {
   const log = join(plan.dir, "log", `data${node}.log`);
   const data = dataDir(plan, node);
-  await must(site, [join(plan.postgresBin, "pg_ctl"), "-D", data, "-w", "-l", log, "start"]);
+  const start = ["-D", data, "-w", "-l", log, "start"] as const;
+  const { exitCode } = await attempt(site, [join(plan.postgresBin, "pg_ctl"), ...start]);
+  if (exitCode === 0) return;
+  throw new CommandFailure(`data${node} did not start`, {
+    detail: lastLines(log, /WARNING|ERROR|FATAL|could not/),
+    exitCode: 1,
+  });
+}
+
+/** The last three lines of a log that match, in one; undefined when there are none. */
+export function lastLines(path: string, pattern: RegExp): string | undefined {
+  const text = existsSync(path) ? readFileSync(path, "utf8") : "";
+  const found = text.split("\n").filter((line) => pattern.test(line));
+  return found.length === 0 ? undefined : found.slice(-3).join(" ");
 }
 
 /** Stops without waiting for anybody; a cluster that does not run is no failure. */
