@@ -5,7 +5,7 @@
  *
  * `--runtime` names the bun executable of the target when it cannot be downloaded.
  */
-import { mkdirSync, statSync } from "node:fs";
+import { mkdirSync, renameSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 
@@ -34,6 +34,7 @@ const embeddedParser: Bun.BunPlugin = {
 
 const startedMs = performance.now();
 mkdirSync(dirname(values.outfile), { recursive: true });
+const unfinished = `${values.outfile}.new.${process.pid}`; // the old one may be running meanwhile
 const result = await Bun.build({
   entrypoints: [join(import.meta.dir, "cmd", "main.ts")],
   // bytecode starts faster; with the default format it would bake in the build machine's paths
@@ -43,7 +44,7 @@ const result = await Bun.build({
   target: "bun",
   plugins: [embeddedParser],
   compile: {
-    outfile: values.outfile,
+    outfile: unfinished,
     ...(values.target === undefined ? {} : { target: values.target }),
     ...(values.runtime === undefined ? {} : { executablePath: values.runtime }),
   },
@@ -51,6 +52,7 @@ const result = await Bun.build({
 });
 for (const log of result.logs) console.error(String(log));
 if (!result.success) process.exit(1);
+renameSync(unfinished, values.outfile);
 const sizeMb = statSync(values.outfile).size / 1_000_000;
 const tookS = (performance.now() - startedMs) / 1000;
 console.log(`${values.outfile}: ${sizeMb.toFixed(1)} MB in ${tookS.toFixed(1)} s`);
