@@ -62,14 +62,20 @@ const needs = {
   "dist/pgpool": async () => ourBinary() !== undefined,
   pgpool2: async () => originalPgpool() !== undefined,
   pgbouncer: async () => pgbouncerProgram() !== undefined,
-  psql: async () => findProgram("psql") !== undefined,
-  pgbench: async () => findProgram("pgbench") !== undefined,
-  openssl: async () => findProgram("openssl") !== undefined,
+  psql: () => runs("psql", "--version"),
+  pgbench: () => runs("pgbench", "--version"),
+  openssl: () => runs("openssl", "version"),
   psycopg: async () => (await findPython("psycopg")) !== undefined,
   psycopg2: async () => (await findPython("psycopg2")) !== undefined,
 } as const satisfies Record<string, () => Promise<boolean>>;
 
 export type Need = keyof typeof needs;
+
+/** Debian's psql is a wrapper that may be there without the program behind it. */
+async function runs(name: string, argument: string): Promise<boolean> {
+  const program = findProgram(name);
+  return program !== undefined && (await runCommand([program, argument])).code === 0;
+}
 
 /** An interpreter that has the module; Debian's own may be hidden behind another on PATH. */
 export async function findPython(module: string): Promise<string | undefined> {
