@@ -5,8 +5,9 @@
  * each backend that asks; `concludeLogin` when all have let us in. On a pooled connection
  * `reauthenticate` takes the place of the last two.
  *
- * One cell of the matrix is not Pgpool's: a password that nobody has checked never lets a client
- * in, though the backend trusts everybody.
+ * Two cells of the matrix are not Pgpool's: a password that nobody has checked never lets a client
+ * in, though the backend trusts everybody; and a connection that one client's own password opened is
+ * given to the next one only for the same password, though pool_hba.conf trusts it.
  */
 import { AuthenticationFailed } from "../errors.ts";
 import { equalSecrets } from "./bytes.ts";
@@ -160,7 +161,9 @@ export function* reauthenticate(
   const { login } = access;
   if (demand === "trust") return concludeLogin(["trust"], proof, login);
   if (proof?.kind === "claimed") return confirmClaim(demand, secret, proof.password, login.user);
-  if (proof !== undefined) return proof;
+  // Nobody checked a `trusted` client: what another one's password opened is not for it to take.
+  const owesPassword = proof?.kind === "trusted" && login.credential === undefined;
+  if (proof !== undefined && !owesPassword) return proof;
   if (login.credential !== undefined) {
     requireUsable(login.credential, demand);
     return yield* authenticateBy(demand, login);
