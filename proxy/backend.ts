@@ -58,6 +58,7 @@ export class Backend implements ConnHandler {
   /** NegotiateProtocolVersion as the server sent it: every later user of the connection gets it too. */
   readonly negotiated: Uint8Array | undefined;
   onIdleLost: IdleListener | undefined;
+  #notices: readonly Uint8Array[];
   #closed = false;
 
   constructor(options: {
@@ -75,6 +76,7 @@ export class Backend implements ConnHandler {
     this.secretKey = options.greeting.secretKey;
     this.parameters = options.greeting.parameters;
     this.negotiated = options.greeting.negotiated;
+    this.#notices = options.greeting.notices;
   }
 
   get closed(): boolean {
@@ -116,6 +118,13 @@ export class Backend implements ConnHandler {
     this.conn.end();
   }
 
+  /** What the server said besides while it let us in: for the first client of the connection. */
+  takeNotices(): readonly Uint8Array[] {
+    const notices = this.#notices;
+    this.#notices = [];
+    return notices;
+  }
+
   markClosed(): void {
     this.#closed = true;
   }
@@ -134,7 +143,11 @@ type Greeting = {
   readonly secretKey: Uint8Array;
   readonly parameters: Map<string, Uint8Array>;
   readonly negotiated: Uint8Array | undefined;
+  readonly notices: readonly Uint8Array[];
 };
+
+/** A server that says more than this before it is ready has no good in mind. */
+const noticeCountMax = 64;
 
 /**
  * Connects, encrypts where the server agrees, logs in, and reads up to ReadyForQuery. Rejects with
@@ -154,8 +167,8 @@ export async function openBackend(
   try {
     if (world.tls !== undefined) await encrypt(channel, world.tls, address.id);
     channel.conn.send(login.startup);
-    const { demand, negotiated } = await authenticate(world, channel, login);
-    const greeting = await readGreeting(channel, address.id, negotiated);
+    const { demand, relayed } = await authenticate(world, channel, login);
+    const greeting = await readGreeting(channel, address.id, relayed);
     return new Backend({ node: address.id, conn, target, demand, greeting });
   } catch (error) {
     conn.destroy();
@@ -213,17 +226,14 @@ async function encrypt(channel: Channel, tls: ClientTls, node: NodeId): Promise<
   channel.conn.handler = channel;
 }
 
-/** `negotiated` is NegotiateProtocolVersion, when the server sent one. */
-async function authenticate(world: BackendWorld, channel: Channel, login: BackendLogin) {
+function authenticate(world: BackendWorld, channel: Channel, login: BackendLogin) {
   const dialogue = loginToBackend({ user: login.user, scramNonce: randomNonce() });
-  const { demand, relayed } = await runDialogue(dialogue, {
+  return runDialogue(dialogue, {
     send: (bytes) => void channel.conn.send(bytes),
     receive: () => channel.frame(),
     derive: (work) => world.scramKeys.keysOf(work),
     secretFor: (asked) => login.secretFor(asked),
   });
-  const negotiated = relayed.find((frame) => frame[0] === BACKEND.NegotiateProtocolVersion);
-  return { demand, negotiated };
 }
 
 function randomNonce(): string {
@@ -240,8 +250,10 @@ function refused(frame: Frame): BackendRefused {
 async function readGreeting(
   channel: Channel,
   node: NodeId,
-  negotiated: Uint8Array | undefined,
+  relayed: readonly Uint8Array[],
 ): Promise<Greeting> {
+  const negotiated = relayed.find((frame) => frame[0] === BACKEND.NegotiateProtocolVersion);
+  const notices = relayed.filter((frame) => frame[0] === BACKEND.NoticeResponse);
   const parameters = new Map<string, Uint8Array>();
   let processId = 0;
   let secretKey: Uint8Array = new Uint8Array(0);
@@ -259,16 +271,21 @@ async function readGreeting(
       case "ErrorResponse":
         throw refused(frame);
       case "ReadyForQuery":
-        return { processId, secretKey, parameters, negotiated };
+        return { processId, secretKey, parameters, negotiated, notices };
       case "NoticeResponse":
+        if (notices.length >= noticeCountMax) throw unexpectedAtLogin(node, message.kind);
+        notices.push(frame.raw.slice());
         break;
       default:
-        throw new BackendUnavailable("unexpected message from backend during log-in", {
-          detail: `node ${node} sent ${message.kind}`,
-        });
+        throw unexpectedAtLogin(node, message.kind);
     }
   }
 }
+
+const unexpectedAtLogin = (node: NodeId, kind: string): BackendUnavailable =>
+  new BackendUnavailable("unexpected message from backend during log-in", {
+    detail: `node ${node} sent ${kind}`,
+  });
 
 /**
  * Runs one statement on a connection that nobody else uses and gives its rows as texts (null is

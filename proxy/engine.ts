@@ -275,7 +275,7 @@ export class Engine {
   #endSlowLogins(seconds: number): void {
     const before = this.coarseNow - seconds * 1000;
     for (const runner of this.#runners) {
-      if (runner.isLoggingIn && runner.startedAt < before) runner.loginTimedOut();
+      if (runner.isLoggingIn && runner.logInSince < before) runner.loginTimedOut();
     }
   }
 

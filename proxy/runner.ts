@@ -42,6 +42,8 @@ export class Runner {
   readonly #abort = new AbortController();
   readonly source: LogSource;
   readonly startedAt: number;
+  /** When its log-in began, without the time that it waited for a slot. */
+  logInSince: number;
   readonly #log: Log;
   slot: Slot | undefined;
   request: StartupRequest | undefined;
@@ -62,6 +64,7 @@ export class Runner {
     this.#engine = engine;
     this.#conn = conn;
     this.startedAt = engine.clock();
+    this.logInSince = this.startedAt;
     this.lastHeardAt = this.startedAt;
     this.source = { processName: "CHILD", applicationName: "child", pid: engine.pid };
     this.#log = engine.log.as(this.source);
@@ -100,6 +103,8 @@ export class Runner {
   async run(): Promise<void> {
     const channel = new Channel(this.#conn, { bodySizeMax: loginBodySizeMax });
     channel.onClosed = () => this.#abort.abort(new ChannelClosed("the client is gone"));
+    const { signal } = this.#abort;
+    signal.addEventListener("abort", () => channel.giveUp(signal.reason as Error), { once: true });
     try {
       this.#refuseWhenReserved();
       if (!(await this.#logIn(channel))) this.#conn.end();
@@ -161,10 +166,13 @@ export class Runner {
   }
 
   async #awaitSlot(): Promise<Slot> {
+    const engine = this.#engine;
+    const askedAt = engine.clock();
     this.#slotAwaited = true;
-    const slot = await this.#engine.slots.acquire(this.#abort.signal);
+    const slot = await engine.slots.acquire(this.#abort.signal);
     this.#slotAwaited = false;
-    this.#engine.slotTaken(slot, this);
+    this.logInSince += engine.clock() - askedAt;
+    engine.slotTaken(slot, this);
     return slot;
   }
 
@@ -186,7 +194,7 @@ export class Runner {
       if (set === undefined) break;
       this.set = set;
       if (this.#engine.isUsable(set)) {
-        await logIn.reuse(set);
+        await this.#reuse(logIn, set);
         return set;
       }
       this.#engine.discard(set);
@@ -197,6 +205,17 @@ export class Runner {
     this.set = await this.#open(logIn, request);
     pool.add(this.set, slot.index);
     return this.set;
+  }
+
+  /** A client that fails here leaves the set as it is, for those who may have it. */
+  async #reuse(logIn: LogIn, set: BackendSet): Promise<void> {
+    try {
+      await logIn.reuse(set);
+    } catch (error) {
+      this.set = undefined;
+      this.#engine.keep(set);
+      throw error;
+    }
   }
 
   async #open(logIn: LogIn, request: StartupRequest): Promise<BackendSet> {
@@ -504,7 +523,7 @@ const internalError = errorResponse({
 function greetingOf(main: Backend): Uint8Array {
   const parts: Uint8Array[] = [];
   if (main.negotiated !== undefined) parts.push(main.negotiated);
-  parts.push(authenticationOk(), ...main.parameters.values());
+  parts.push(authenticationOk(), ...main.takeNotices(), ...main.parameters.values());
   if (main.secretKey.length > 0) parts.push(backendKeyData(main.processId, main.secretKey));
   parts.push(readyForQuery("I"));
   return Buffer.concat(parts);

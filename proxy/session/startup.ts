@@ -154,6 +154,7 @@ export class LogIn {
   /** Demands are met one after the other: each leaves a proof that the next may use. */
   #turn: Promise<unknown> = Promise.resolve();
   readonly #secrets = new Map<BackendDemand, Promise<BackendSecret>>();
+  #failure: { readonly error: unknown } | undefined;
 
   private constructor(world: LoginWorld, channel: Channel, access: ClientAccess) {
     this.#world = world;
@@ -182,7 +183,9 @@ export class LogIn {
     let secret = this.#secrets.get(demand);
     if (secret === undefined) {
       secret = this.#turn.then(() => this.#secretFor(demand));
-      this.#turn = secret.catch(() => {}); // whoever asked has the error
+      this.#turn = secret.catch((error: unknown) => {
+        this.#failure ??= { error };
+      });
       this.#secrets.set(demand, secret);
     }
     return secret;
@@ -199,8 +202,12 @@ export class LogIn {
     return demand === "trust" ? undefined : await this.#secrets.get(demand);
   }
 
-  /** All nodes are logged in: raises when the client has still not shown anything that counts. */
+  /**
+   * The nodes that count are logged in. Raises when the client has still not shown anything that
+   * counts, and when it failed before any node: that another one trusts everybody is no excuse.
+   */
   conclude(demands: readonly (BackendDemand | "trust")[]): void {
+    if (this.#failure !== undefined) throw this.#failure.error;
     this.#proof = concludeLogin(demands, this.#proof, this.#access.login);
   }
 
