@@ -13,7 +13,7 @@ import { decodeText } from "../../core/wire/text.ts";
 import { otherNodesSql, type Protocol } from "../routing/route.ts";
 import type { Desk } from "./desk.ts";
 import { queryMessage, statusLetter, text } from "./messages.ts";
-import type { NodeLink, Owed, OwedKind } from "./replies.ts";
+import { FAILED, type NodeLink, type Owed, type OwedKind } from "./replies.ts";
 import type { CatalogQuestion, Route } from "./router.ts";
 import { Names, type Portal, Prepared } from "./statements.ts";
 
@@ -63,7 +63,9 @@ export class Extended {
     const sql = text(bytes, nameEnd + 1, sqlEnd);
     const facts = session.router.facts(sql);
     const known = name === "" ? undefined : this.#statements.get(name);
-    const links = known === undefined ? this.#route(facts, sql) : this.#one(known.on[0]);
+    // Where the name is taken PostgreSQL will say so, unless the transaction has failed: then that.
+    const taken = known !== undefined && session.replies.status() !== FAILED;
+    const links = taken ? this.#one(known.on[0]) : this.#route(facts, sql);
     if (links === undefined) return false;
     const main = session.speaker(links);
     if (!session.mayFollow(links, main)) return session.waitDrained();
@@ -283,7 +285,7 @@ export class Extended {
   /** Undefined when the session has to wait for the catalog first. */
   #route(facts: StatementFacts, sql: string): readonly NodeLink[] | undefined {
     const session = this.#session;
-    if (this.#pinned) return this.#write();
+    if (this.#pinned && !concernsAll(facts)) return this.#write();
     const route: Route = session.router.decide(facts, sql, "extended");
     switch (route.kind) {
       case "ask":
@@ -297,7 +299,7 @@ export class Extended {
   }
 
   #linksForBind(statement: Prepared): readonly NodeLink[] | undefined {
-    if (statement.segment === this.#segment) return this.#alive(statement.links);
+    if (statement.segment === this.#segment && !this.#pinned) return this.#alive(statement.links);
     const links = this.#route(statement.facts, statement.sql);
     if (links !== undefined) {
       statement.links = links;
@@ -554,7 +556,7 @@ export class Extended {
       return;
     }
     if (statement.kind !== "deallocate") return;
-    if (statement.name === undefined) this.#forgetAll();
+    if (statement.name === undefined) this.#statements.clear();
     else this.#statements.delete(statement.name);
   }
 
@@ -572,6 +574,11 @@ export class Extended {
 
 const isAsking = (subject: unknown): subject is Asking =>
   typeof subject === "object" && subject !== null && "kind" in subject && subject.kind === "ask";
+
+/** Settings and the bounds of transactions are every node's, wherever the segment is. */
+function concernsAll({ destination, statement }: StatementFacts): boolean {
+  return destination === "both" || statement.kind === "deallocate";
+}
 
 /** What follows must know what it has made of the names. */
 export function forgets(facts: StatementFacts): boolean {

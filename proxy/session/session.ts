@@ -477,18 +477,19 @@ export class Session implements ReplyEvents, Desk {
     }
     switch (owed.kind) {
       case "Query":
-        this.#noteReady();
+        this.router.noteReady(statusLetter(this.#writeLink.status));
         if (!owed.silent && !owed.failed) this.noteDone(owed, owed.subject as StatementFacts);
         break;
       case "FunctionCall":
-        this.#noteReady();
+        this.router.noteReady(statusLetter(this.#writeLink.status));
         if (!owed.failed) this.noteDone(owed, this.router.facts(functionCallSql));
         break;
       case "Sync":
-        this.#noteReady();
+        this.router.noteReady(statusLetter(this.#writeLink.status));
         break;
       default:
         this.#extended.settled(owed);
+        return;
     }
     if (this.#writeLink.status === IDLE) this.#transactionEnded();
     else if (owed.subject !== FAILING && this.replies.status() === FAILED) this.#failTogether();
@@ -508,10 +509,6 @@ export class Session implements ReplyEvents, Desk {
     for (const link of this.replies.links) {
       if (link?.status === IN_TRANSACTION && !link.skipping) this.#extended.failTransaction(link);
     }
-  }
-
-  #noteReady(): void {
-    this.router.noteReady(statusLetter(this.#writeLink.status));
   }
 
   noteDone(owed: Owed, facts: StatementFacts): void {
