@@ -195,7 +195,8 @@ export function startAll(plan: SetupPlan): string {
 export function shutdownAll(plan: SetupPlan): string {
   const stops = nodesOf(plan)
     .toReversed()
-    .map((node) => `${plan.postgresBin}/pg_ctl -D ${dataDir(plan, node)} -m f stop >/dev/null`);
+    .map((node) => `${plan.postgresBin}/pg_ctl -D ${dataDir(plan, node)}`)
+    .map((ctl) => `! ${ctl} status >/dev/null || ${ctl} -m f stop >/dev/null`);
   const gone = `while [ -f ${pidFile(plan)} ]; do sleep 1; done`;
   return `${scriptHead(plan, "Stops pgpool, then the PostgreSQL clusters.")}${lines(
     `${plan.pgpoolBin}/pgpool -f ${configFile(plan)} -m f stop && ${gone}`,
