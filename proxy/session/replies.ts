@@ -275,7 +275,7 @@ export class Replies {
     }
     this.#advancing = false;
     if (this.#order.size > 0) return;
-    for (const frame of this.#later.splice(0)) this.toClient(frame);
+    if (this.#later.length > 0) for (const frame of this.#later.splice(0)) this.toClient(frame);
     if (!this.#busy) return;
     this.#busy = false;
     this.#events.drained();

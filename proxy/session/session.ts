@@ -534,6 +534,7 @@ export class Session implements ReplyEvents, Desk {
 
   /** A node that failed where the main node did not would answer later reads from another state. */
   #dropDiverged(): void {
+    if (this.#diverged.length === 0) return;
     for (const link of this.#diverged.splice(0)) {
       this.replies.drop(link);
       this.router.lost(link.id);
