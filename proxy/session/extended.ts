@@ -13,7 +13,7 @@ import { decodeText } from "../../core/wire/text.ts";
 import { otherNodesSql, type Protocol } from "../routing/route.ts";
 import type { Desk } from "./desk.ts";
 import { queryMessage, statusLetter, text } from "./messages.ts";
-import { FAILED, type NodeLink, type Owed, type OwedKind } from "./replies.ts";
+import { FAILED, IDLE, type NodeLink, type Owed, type OwedKind } from "./replies.ts";
 import type { CatalogQuestion, Route } from "./router.ts";
 import { Names, type Portal, Prepared } from "./statements.ts";
 
@@ -294,8 +294,17 @@ export class Extended {
       case "proxy":
         return this.#write();
       case "nodes":
-        return session.linksOf(route.nodes);
+        return this.#inTransaction(session.linksOf(route.nodes));
     }
+  }
+
+  /**
+   * A transaction begun within a text of several statements is the write node's alone. A simple read
+   * may run outside of it, as in Pgpool; but a portal would not outlive its segment there.
+   */
+  #inTransaction(links: readonly NodeLink[]): readonly NodeLink[] {
+    const outside = links.length === 1 && links[0]?.status === IDLE;
+    return outside && this.#session.inTransaction ? this.#write() : links;
   }
 
   #linksForBind(statement: Prepared): readonly NodeLink[] | undefined {
