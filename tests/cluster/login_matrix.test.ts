@@ -230,7 +230,7 @@ describe.each([
         config: {
           backend_clustering_mode: mode,
           allow_clear_text_frontend_auth: allowClear,
-          num_init_children: 4,
+          num_init_children: 1, // the next client comes when the last one's connections are pooled
           max_pool: 2,
           ssl: false,
         },
