@@ -10,7 +10,6 @@
  * copy data pass unread, in pieces if they are large (manual: "Message Flow").
  */
 import type { NodeId } from "../../core/cluster/state.ts";
-import { ProtocolViolation } from "../../core/errors.ts";
 import { Ring } from "./ring.ts";
 
 /** The part of a connection that a session may use. */
@@ -108,8 +107,13 @@ export interface ReplyEvents {
   failed(owed: Owed, link: NodeLink, frame: Uint8Array): void;
   /** A node that does not speak failed where the main node did not: it is no longer in step. */
   diverged(link: NodeLink): void;
-  /** The server spoke of an error while nothing was owed (it is shutting down, a timeout, …). */
-  unasked(link: NodeLink, frame: Uint8Array): void;
+  /** What the node says is no message: it cannot be listened to any more. */
+  broken(link: NodeLink): void;
+  /**
+   * The server spoke of an error while nothing was owed (it is shutting down, a timeout, …). Returns
+   * whether the client is to see it.
+   */
+  unasked(link: NodeLink): boolean;
   /** A ParameterStatus frame, whole. Returns whether the client is to see it. */
   parameterStatus(link: NodeLink, frame: Uint8Array): boolean;
   /** Nothing is owed any more. */
@@ -199,6 +203,11 @@ export class Replies {
     if (!this.#clientFull) return;
     this.#clientFull = false;
     for (const link of this.links) if (link && link.heldBytes < HELD_BYTES_MAX) link.sink.resume();
+  }
+
+  /** The client has been sent a part of a message: nothing but the rest of it may follow. */
+  get midMessage(): boolean {
+    return this.links.some((link) => link !== undefined && link.bodyLeft > 0 && link.bodyForward);
   }
 
   /** Sends bytes of our own to the client; only right when nothing earlier is owed. */
@@ -336,7 +345,11 @@ export class Replies {
       }
       const type = bytes[at] as number;
       const frameEnd = at + 1 + int32(bytes, at + 1);
-      if (frameEnd < at + 5) throw new ProtocolViolation("invalid message length from backend");
+      if (frameEnd < at + 5) {
+        this.#flush(bytes, runStart, at);
+        this.#events.broken(link);
+        return;
+      }
       const owed = this.#head(link);
       const mine =
         owed === undefined ||
@@ -448,10 +461,7 @@ export class Replies {
 
   #noteError(link: NodeLink, owed: Owed | undefined, frame: Uint8Array): boolean {
     if (isFatal(frame)) link.fatal = true;
-    if (owed === undefined) {
-      this.#events.unasked(link, frame);
-      return false;
-    }
+    if (owed === undefined) return this.#events.unasked(link);
     // A standby that goes down takes its answer with it, not the client: `drop` will follow.
     if (link.fatal && link !== this.statusLink) return false;
     if (owed.main === link) {

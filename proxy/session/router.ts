@@ -47,6 +47,7 @@ export class SessionRouter {
     readonly reset?: boolean;
   }) {
     this.#engine = options.engine;
+    this.#state = options.engine.state;
     this.session = new RoutingSession(options);
     this.#catalog = options.engine.relcache.session(options.database);
     for (const { id } of options.engine.state.nodes) {
@@ -90,7 +91,8 @@ export class SessionRouter {
   }
 
   decide(facts: StatementFacts, sql: string, protocol: Protocol): Route {
-    const { state: cluster, random } = this.#engine;
+    const { random } = this.#engine;
+    const cluster = this.#cluster();
     const view = { cluster, rules: this.#rules, random, catalog: this.#catalog };
     const route = decideRoute(facts, sql, protocol, this.session, view);
     if (this.#asked && route.kind !== "ask") {
@@ -100,6 +102,18 @@ export class SessionRouter {
     return route;
   }
   #asked = false;
+
+  /** A transaction ends where it began, even when writes have moved to another node meanwhile. */
+  #cluster(): ClusterState {
+    const { state } = this.#engine;
+    const began = this.#state;
+    if (state !== began && this.session.status !== "I" && writeNode(state) !== writeNode(began)) {
+      return began;
+    }
+    this.#state = state;
+    return state;
+  }
+  #state: ClusterState;
 
   noteSent(facts: StatementFacts): void {
     if (mayCreateTemporary(facts)) this.#catalog.temporariesPossible = true;

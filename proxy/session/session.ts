@@ -124,6 +124,7 @@ export class Session implements ReplyEvents, Desk {
       this.#backlog.push(chunk);
       return;
     }
+    if (this.replies.empty) this.#followWriteNode();
     this.#walk(chunk);
   }
 
@@ -542,8 +543,12 @@ export class Session implements ReplyEvents, Desk {
     }
   }
 
-  unasked(link: NodeLink, frame: Uint8Array): void {
-    if (link === this.#writeLink && link.fatal) this.replies.toClient(frame.slice());
+  broken(link: NodeLink): void {
+    this.nodeLost(link, "invalid message length from backend");
+  }
+
+  unasked(link: NodeLink): boolean {
+    return link === this.#writeLink && link.fatal;
   }
 
   parameterStatus(link: NodeLink, frame: Uint8Array): boolean {
@@ -569,6 +574,12 @@ export class Session implements ReplyEvents, Desk {
    */
   nodeLost(link: NodeLink, message: string): void {
     if (this.#ended || this.replies.links[link.id] !== link) return;
+    if (link.bodyLeft > 0 && link.bodyForward) {
+      // The client waits for the rest of a message that will not come: no word would reach it.
+      this.ports.dropped(link, message);
+      this.#finish({ kind: "broken", why: message });
+      return;
+    }
     const unanswered = this.replies.drop(link);
     this.router.lost(link.id);
     this.ports.dropped(link, message);
@@ -618,7 +629,7 @@ export class Session implements ReplyEvents, Desk {
   /** Ends the session from outside, with an error that the client is shown when it can be. */
   end(end: SessionEnd, error?: Uint8Array): void {
     if (this.#ended) return;
-    if (error !== undefined) this.replies.toClient(error);
+    if (error !== undefined && !this.replies.midMessage) this.replies.toClient(error);
     this.#finish(end);
   }
 
