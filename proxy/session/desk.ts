@@ -56,6 +56,8 @@ export interface Desk {
   violation(message: string): true;
   /** A statement has run: routing learns from it. */
   noteDone(owed: Owed, facts: StatementFacts): void;
+  /** Something unknown was written: reads of this transaction stay with it. */
+  noteWrite(owed: Owed): void;
   /** If the statement just sent is a COPY … FROM STDIN, data for `links` will follow. */
   noteCopy(owed: Owed, facts: StatementFacts, links: readonly NodeLink[]): void;
 }

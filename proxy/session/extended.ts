@@ -47,6 +47,8 @@ export class Extended {
   #segment = 1;
   /** The segment has executed something on the write node: the rest of it belongs there. */
   #pinned = false;
+  /** A BEGIN behind such work, which becomes part of its transaction. */
+  #lateBegin: Prepared | undefined;
 
   constructor(session: Desk) {
     this.#session = session;
@@ -107,7 +109,7 @@ export class Extended {
     let links = this.#linksForBind(statement);
     if (links === undefined) return false;
     const known = portal === "" ? undefined : this.#portals.get(portal);
-    if (known !== undefined && known.segment !== 0) {
+    if (known !== undefined && known.segment !== 0 && session.replies.status() !== FAILED) {
       // Where it is PostgreSQL will say so. If answers are due, its transaction may be over.
       const isHere = known.segment === this.#segment;
       if (!isHere && !session.replies.empty) return session.waitDrained();
@@ -146,12 +148,18 @@ export class Extended {
     const name = nameEnd === at + 5 ? "" : text(bytes, at + 5, nameEnd);
     const portal = this.#portals.get(name);
     if (portal === undefined) return this.#unknown("Execute", "P", name, at, end);
+    if (portal.segment !== this.#segment && readsCopyData(portal.statement.facts)) {
+      // Whether data will follow must be certain: has the portal ended with its transaction?
+      if (!session.replies.empty) return session.waitDrained();
+      if (!session.inTransaction) return this.#unknown("Execute", "P", name, at, end);
+    }
     const { statement } = portal;
     const links = this.#alive(portal.links);
     const main = session.speaker(links);
     if (!session.mayFollow(links, main)) return session.waitDrained();
     this.#join(links);
-    if (main === session.writeLink) this.#pinned = true;
+    if (this.#pinned && begins(statement.facts)) this.#lateBegin = statement;
+    if (main === session.writeLink && !concernsAll(statement.facts)) this.#pinned = true;
     for (const link of links) {
       session.ports.noteNodeStatement(link, "Execute", statement.sql, statement.facts);
     }
@@ -503,8 +511,10 @@ export class Extended {
         return;
       case "Execute":
         if (owed.failed || subject === undefined) return;
-        if (subject instanceof Prepared) this.#session.noteDone(owed, subject.facts);
-        else if (subject.kind === "ask") subject.answered();
+        if (subject instanceof Prepared) {
+          this.#session.noteDone(owed, subject.facts);
+          if (subject === this.#lateBegin) this.#session.noteWrite(owed);
+        } else if (subject.kind === "ask") subject.answered();
         return;
       case "Bind":
       case "Describe":
@@ -553,6 +563,17 @@ export class Extended {
     }
   }
 
+  /** A Sync that a COPY might have swallowed was one: the segment is over for the other nodes too. */
+  syncOthers(links: readonly NodeLink[]): void {
+    const { replies, out } = this.#session;
+    for (const link of this.#openLinks()) {
+      if (links.includes(link)) continue;
+      replies.expect("Sync", link, noLinks, undefined).silent = true;
+      out.send(link, syncMessage);
+      link.inSegment = false;
+    }
+  }
+
   /** SQL that undoes what the protocol prepared. */
   noteSqlDone(facts: StatementFacts): void {
     const { statement } = facts;
@@ -583,6 +604,15 @@ export class Extended {
 
 const isAsking = (subject: unknown): subject is Asking =>
   typeof subject === "object" && subject !== null && "kind" in subject && subject.kind === "ask";
+
+function begins({ statement }: StatementFacts): boolean {
+  return statement.kind === "transaction" && statement.control.kind === "begin";
+}
+
+/** COPY … FROM STDIN: data for the server follow. */
+export function readsCopyData({ statement }: StatementFacts): boolean {
+  return statement.kind === "copy" && statement.fromClient && statement.throughClient;
+}
 
 /** Settings and the bounds of transactions are every node's, wherever the segment is. */
 function concernsAll({ destination, statement }: StatementFacts): boolean {

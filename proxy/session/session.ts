@@ -14,7 +14,7 @@ import type { StatementFacts } from "../../core/sql/facts.ts";
 import { errorResponse, readyForQuery } from "../../core/wire/backend.ts";
 import type { Reprepare } from "../routing/routes.ts";
 import type { Desk, SessionEnd, SessionPorts } from "./desk.ts";
-import { Extended, FAILING, forgets } from "./extended.ts";
+import { Extended, FAILING, forgets, readsCopyData } from "./extended.ts";
 import { queryMessage, statusLetter, text, transactionFailed } from "./messages.ts";
 import { Outbound } from "./outbound.ts";
 import {
@@ -33,8 +33,8 @@ import type { SessionRouter } from "./router.ts";
 const noLinks: readonly NodeLink[] = [];
 const noNodes: readonly NodeLink["id"][] = [];
 
-/** What a function called by number does, as far as routing knows: it may write anything. */
-const functionCallSql = "INSERT INTO pg_largeobject DEFAULT VALUES";
+/** Stands for what routing cannot see into, as a function called by number: it may write anything. */
+const anyWriteSql = "INSERT INTO pg_largeobject DEFAULT VALUES";
 
 const commitMessage = queryMessage("COMMIT");
 
@@ -348,8 +348,8 @@ export class Session implements ReplyEvents, Desk {
     return true;
   }
 
-  noteCopy(owed: Owed, { statement }: StatementFacts, links: readonly NodeLink[]): void {
-    if (statement.kind !== "copy" || !statement.fromClient || !statement.throughClient) return;
+  noteCopy(owed: Owed, facts: StatementFacts, links: readonly NodeLink[]): void {
+    if (!readsCopyData(facts)) return;
     this.copyLinks = links;
     this.copying = false;
     this.#copyOwed = owed;
@@ -483,10 +483,11 @@ export class Session implements ReplyEvents, Desk {
         break;
       case "FunctionCall":
         this.router.noteReady(statusLetter(this.#writeLink.status));
-        if (!owed.failed) this.noteDone(owed, this.router.facts(functionCallSql));
+        if (!owed.failed) this.noteWrite(owed);
         break;
       case "Sync":
         this.router.noteReady(statusLetter(this.#writeLink.status));
+        if (owed.duringCopy && !owed.voided) this.#extended.syncOthers(owed.links);
         break;
       default:
         this.#extended.settled(owed);
@@ -510,6 +511,10 @@ export class Session implements ReplyEvents, Desk {
     for (const link of this.replies.links) {
       if (link?.status === IN_TRANSACTION && !link.skipping) this.#extended.failTransaction(link);
     }
+  }
+
+  noteWrite(owed: Owed): void {
+    this.noteDone(owed, this.router.facts(anyWriteSql));
   }
 
   noteDone(owed: Owed, facts: StatementFacts): void {
