@@ -222,8 +222,7 @@ async function encrypt(channel: Channel, tls: ClientTls, node: NodeId): Promise<
       detail: `from backend ${node}`,
     });
   }
-  await channel.conn.startClientTls(tls);
-  channel.conn.handler = channel;
+  await channel.secure(channel.conn.startClientTls(tls));
 }
 
 function authenticate(world: BackendWorld, channel: Channel, login: BackendLogin) {

@@ -20,6 +20,11 @@ export class ChannelClosed extends Error {
   override name = "ChannelClosed";
 }
 
+/** The peer's part in a TLS handshake was wrong, or it went in the middle; the connection is closed. */
+export class HandshakeFailed extends ChannelClosed {
+  override name = "HandshakeFailed";
+}
+
 export class Channel implements ConnHandler {
   readonly conn: Conn;
   readonly #decoder: FrameDecoder;
@@ -27,6 +32,7 @@ export class Channel implements ConnHandler {
   #chunks: Uint8Array[] = [];
   #unread = 0;
   #closed: Error | undefined;
+  #securing = false;
   #wake: (() => void) | undefined;
   /** Told when the peer is gone, also while nothing is awaited of it. */
   onClosed: (() => void) | undefined;
@@ -86,9 +92,25 @@ export class Channel implements ConnHandler {
     return rest;
   }
 
+  /** Runs a TLS handshake, during which only the end of the connection can give the channel up. */
+  async secure(handshake: Promise<void>): Promise<void> {
+    this.#securing = true;
+    try {
+      await handshake;
+    } catch (error) {
+      if (this.#closed !== undefined && !(this.#closed instanceof ChannelClosed))
+        throw this.#closed;
+      throw new HandshakeFailed(error instanceof Error ? error.message : String(error));
+    } finally {
+      this.#securing = false;
+    }
+    this.conn.handler = this;
+  }
+
   /** Whoever awaits something is told that it will not come. The connection is left as it is. */
   giveUp(reason: Error | PgpoolError): void {
     this.#closed ??= reason;
+    if (this.#securing) this.conn.destroy();
     this.#wake?.();
   }
 

@@ -18,9 +18,9 @@ import {
   readyForQuery,
   toErrorResponse,
 } from "../core/wire/backend.ts";
-import { loginBodySizeMax } from "../core/wire/frame.ts";
+import { ForeignPacket, loginBodySizeMax } from "../core/wire/frame.ts";
 import { type Backend, openBackend, resetBackend } from "./backend.ts";
-import { Channel, ChannelClosed } from "./channel.ts";
+import { Channel, ChannelClosed, HandshakeFailed } from "./channel.ts";
 import type { Engine } from "./engine.ts";
 import { BackendSet } from "./pool.ts";
 import { routingRules } from "./routing/rules.ts";
@@ -447,14 +447,15 @@ export class Runner {
 
   #refuse(error: unknown): void {
     if (error instanceof ChannelClosed) {
+      if (error instanceof HandshakeFailed) {
+        this.#log.write("LOG", "could not accept SSL connection", { detail: error.message });
+      }
       this.#conn.destroy();
       return;
     }
     this.#logError(error);
     this.#conn.handler = deaf;
-    if (error instanceof BackendRefused) this.#conn.send(error.response);
-    else if (error instanceof PgpoolError) this.#conn.send(toErrorResponse(error));
-    else this.#conn.send(internalError);
+    if (!(error instanceof ForeignPacket)) this.#conn.send(answerTo(error));
     this.#conn.end();
   }
 
@@ -511,6 +512,11 @@ const allNodesDown = () =>
     detail: "all backend nodes are down, pgpool requires at least one valid node",
     hint: "repair the backend nodes and restart pgpool",
   });
+
+function answerTo(error: unknown): Uint8Array {
+  if (error instanceof BackendRefused) return error.response;
+  return error instanceof PgpoolError ? toErrorResponse(error) : internalError;
+}
 
 const internalError = errorResponse({
   severity: "FATAL",

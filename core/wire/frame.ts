@@ -254,11 +254,14 @@ export class StartupDecoder {
   }
 }
 
+/** No first packet has this length: its sender speaks something else, and gets no answer. */
+export class ForeignPacket extends ProtocolViolation {}
+
 function startupPacketSize(bytes: Uint8Array, at: number): number {
   const length = int32At(bytes, at);
   const bodySize = length - LENGTH_SIZE;
   if (bodySize < STARTUP_BODY_SIZE_MIN || bodySize > STARTUP_BODY_SIZE_MAX) {
-    throw new ProtocolViolation("invalid length of startup packet", { detail: `length ${length}` });
+    throw new ForeignPacket("invalid length of startup packet", { detail: `length ${length}` });
   }
   return length;
 }
@@ -287,7 +290,7 @@ export function decodeStartup(raw: Uint8Array): StartupPacket {
 function decodeCancelRequest(reader: ByteReader): StartupPacket {
   const keySize = reader.remaining - 4;
   if (keySize < CANCEL_KEY_SIZE_MIN || keySize > CANCEL_KEY_SIZE_MAX) {
-    throw new ProtocolViolation("invalid length of cancel request packet");
+    throw new ForeignPacket("invalid length of cancel request packet");
   }
   return { kind: "CancelRequest", processId: reader.int32(), secretKey: reader.rest() };
 }

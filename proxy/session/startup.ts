@@ -93,8 +93,7 @@ export async function firstRequest(
       case "DirectTls":
         if (tls === undefined) return { kind: "foreign" };
         askedForTls = true;
-        await channel.conn.startServerTls(tls, Buffer.concat(channel.takeRest()));
-        channel.conn.handler = channel;
+        await channel.secure(channel.conn.startServerTls(tls, Buffer.concat(channel.takeRest())));
         break;
       case "CancelRequest": {
         const { processId, secretKey } = packet;
@@ -115,8 +114,7 @@ async function grantTls(channel: Channel, tls: ServerTls | undefined): Promise<v
   // What came before encryption could be anyone's (CVE-2021-23214).
   if (channel.hasUnread) throw new ProtocolViolation("received unencrypted data after SSL request");
   channel.conn.send(sslAccepted);
-  await channel.conn.startServerTls(tls);
-  channel.conn.handler = channel;
+  await channel.secure(channel.conn.startServerTls(tls));
 }
 
 function requestOf(packet: Extract<StartupPacket, { kind: "StartupMessage" }>): StartupRequest {
