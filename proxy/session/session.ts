@@ -619,6 +619,11 @@ export class Session implements ReplyEvents, Desk {
   // ---------------------------------------------------------------- the end
 
   #terminate(): boolean {
+    if (this.copyLinks.length > 0) {
+      // Servers that wait for data would answer nothing: their connections are given up.
+      this.#finish({ kind: "broken", why: "the client left in the middle of COPY" });
+      return true;
+    }
     this.#terminating = true;
     this.#extended.closeSegment();
     if (this.replies.empty) this.#finish({ kind: "terminate" });
