@@ -126,6 +126,12 @@ export class SessionRouter {
     if (status === "I") this.#catalog.transactionEnded();
   }
 
+  /** After an error there is no transaction: what failed was over before, within the same messages. */
+  noteOver(): void {
+    this.session.failed = false;
+    this.session.wasInTransaction = false;
+  }
+
   noteDone(facts: StatementFacts, nodes: readonly NodeId[]): void {
     noteSuccess(this.session, facts, this.#rules, this.#catalog, nodes);
     this.#catalog.noteSuccess(facts, this.session.status !== "I");

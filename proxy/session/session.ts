@@ -493,11 +493,12 @@ export class Session implements ReplyEvents, Desk {
         this.#extended.settled(owed);
         return;
     }
-    if (this.#writeLink.status === IDLE) this.#transactionEnded();
+    if (this.#writeLink.status === IDLE) this.#transactionEnded(owed);
     else if (owed.subject !== FAILING && this.replies.status() === FAILED) this.#failTogether();
   }
 
-  #transactionEnded(): void {
+  #transactionEnded(owed: Owed): void {
+    if (owed.failed || owed.kind === "Sync") this.router.noteOver();
     this.#extended.transactionEnded();
     for (const link of this.replies.links) {
       if (link === undefined || link.status === IDLE) continue;
