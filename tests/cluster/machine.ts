@@ -238,15 +238,24 @@ export function processTree(pid: number): number[] {
   return tree;
 }
 
-function parentOf(pid: number): number | undefined {
+/** Fields of proc(5)'s stat from the third on: state, parent, … */
+function statOf(pid: number): string[] | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
     // The name in parentheses may hold anything, so fields are counted from its end.
-    return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]);
+    return stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   } catch {
     return undefined; // it ended while we looked
   }
 }
+
+function parentOf(pid: number): number | undefined {
+  const stat = statOf(pid);
+  return stat === undefined ? undefined : Number(stat[1]);
+}
+
+/** Alive, and not just waiting for us to take note of its end. */
+const isRunning = (pid: number): boolean => isAlive(pid) && statOf(pid)?.[0] !== "Z";
 
 export function isAlive(pid: number): boolean {
   try {
@@ -384,13 +393,21 @@ export class Scope {
     if (failures.length > 0) throw new AggregateError(failures, "the test did not end cleanly");
   }
 
-  /** The way out that cannot wait: for the process's own end. */
+  /** The way out that cannot await: for the process's own end. */
   abandon(): void {
     openScopes.delete(this);
+    const pids = this.#processes.filter(({ running }) => running).map(({ pid }) => pid);
+    const trees = pids.flatMap(processTree);
     for (const started of this.#processes.reverse()) {
       started.signal("SIGCONT");
       started.signal("SIGQUIT");
     }
+    // Whoever still writes would put its files back behind us.
+    const end = performance.now() + 5_000;
+    while (trees.some(isRunning) && performance.now() < end) {
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
+    }
+    for (const pid of trees.filter(isRunning)) process.kill(pid, "SIGKILL");
     rmSync(this.dir, { recursive: true, force: true, maxRetries: 20 });
   }
 

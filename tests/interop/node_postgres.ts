@@ -195,14 +195,14 @@ async function cancel(client: pg.Client, transcript: Transcript, port: number): 
     .finally(() => {
       over = true;
     });
-  while (!over) {
+  for (let tries = 0; !over && tries < 200; tries++) {
     const request = await RawClient.connect({ host: "127.0.0.1", port });
     request.send(cancelRequest(processID, int32s(secretKey)));
     await request.closed();
   }
   await sleeping;
   // A last request may still be under way: it hits the next statement or nothing.
-  for (let quiet = 0; quiet < 3; ) {
+  for (let tries = 0, quiet = 0; quiet < 3 && tries < 50; tries++) {
     quiet = await client.query("SELECT pg_sleep(0.05)").then(
       () => quiet + 1,
       () => 0,

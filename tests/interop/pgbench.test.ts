@@ -15,14 +15,20 @@ beforeAll(async () => {
 }, 60_000);
 afterAll(() => scope.close());
 
-async function pgbench(...options: string[]): Promise<string> {
-  const route = topology.routes.find(({ name }) => name === "pgpool") as Route;
+async function pgbench(route: Route, ...options: string[]): Promise<string> {
   const program = topology.primary.program("pgbench");
   return mustRun([program, ...options], { env: routeEnv(route), cwd: scope.dir });
 }
 
+/** The one whose SELECTs go to the standby. */
+const balanced = () => {
+  const route = topology.proxied[1];
+  if (route === undefined) throw new Error("the topology has two proxied routes");
+  return route;
+};
+
 pgbenchTest("initialises by COPY, and vacuums", async () => {
-  await pgbench("-i", "-q", "-s", "1");
+  await pgbench(balanced(), "-i", "-q", "-s", "1");
   expect(await topology.primary.value("SELECT count(*) FROM pgbench_accounts")).toBe("100000");
 });
 
@@ -30,7 +36,7 @@ for (const mode of ["simple", "extended", "prepared"]) {
   pgbenchTest(`runs TPC-B ${mode} without losing a transaction`, async () => {
     await topology.primary.sql("TRUNCATE pgbench_history");
     const before = await balance();
-    const output = await pgbench("-M", mode, "-c", "4", "-j", "2", "-t", "25");
+    const output = await pgbench(balanced(), "-M", mode, "-c", "4", "-j", "2", "-t", "25");
     expect(output).toContain("actually processed: 100/100");
     const [history] = await topology.primary.sql(
       "SELECT count(*) AS n, sum(delta) AS total FROM pgbench_history",
@@ -41,18 +47,17 @@ for (const mode of ["simple", "extended", "prepared"]) {
     expect(after - before).toBe(Number(total));
   });
 
-  pgbenchTest(`runs SELECTs ${mode} on both nodes`, async () => {
+  pgbenchTest(`runs SELECTs ${mode} on the standby`, async () => {
     const before = await selects();
-    const output = await pgbench("-S", "-n", "-M", mode, "-c", "8", "-t", "50");
+    const output = await pgbench(balanced(), "-S", "-n", "-M", mode, "-c", "8", "-t", "50");
     expect(output).toContain("actually processed: 400/400");
     const after = await selects();
-    const gained = after.map((count, node) => count - (before[node] ?? 0));
-    expect(gained.reduce((sum, count) => sum + count, 0)).toBeGreaterThanOrEqual(400);
+    expect((after[1] ?? 0) - (before[1] ?? 0)).toBeGreaterThanOrEqual(400);
   });
 }
 
 pgbenchTest("runs with a connection for each transaction", async () => {
-  const output = await pgbench("-S", "-n", "-C", "-c", "4", "-t", "20");
+  const output = await pgbench(balanced(), "-S", "-n", "-C", "-c", "4", "-t", "20");
   expect(output).toContain("actually processed: 80/80");
 });
 
@@ -73,7 +78,7 @@ SELECT 1;
   );
   const before = await balance();
   for (const mode of ["extended", "prepared"]) {
-    const output = await pgbench("-n", "-M", mode, "-c", "4", "-t", "25", "-f", script);
+    const output = await pgbench(balanced(), "-n", "-M", mode, "-c", "4", "-t", "25", "-f", script);
     expect(output).toContain("actually processed: 100/100");
   }
   expect((await balance()) - before).toBe(200);
@@ -85,6 +90,6 @@ async function balance(): Promise<number> {
 
 /** SELECTs sent to each node so far, by pgpool's own books. */
 async function selects(): Promise<number[]> {
-  const rows = await topology.pgpool.show("pool_nodes");
+  const rows = await balanced().pgpool.show("pool_nodes");
   return rows.map(({ select_cnt }) => Number(select_cnt));
 }

@@ -15,12 +15,16 @@ import {
 export type Topology = {
   readonly primary: Postgres;
   readonly standby: Postgres;
-  readonly pgpool: Pgpool;
-  /** The two ways to the same data. */
-  readonly routes: readonly Route[];
+  /** Straight to the primary: what the others must equal. */
+  readonly direct: Route;
+  /**
+   * Through a pgpool that reads where it may from the primary, and through one that reads where it
+   * may from the standby: the weights leave nothing to chance.
+   */
+  readonly proxied: readonly (Route & { readonly pgpool: Pgpool })[];
 };
 
-export type Route = { readonly name: "direct" | "pgpool"; readonly port: number };
+export type Route = { readonly name: string; readonly port: number };
 
 /** Environment for libpq programs and drivers: the same but for the port. */
 export function routeEnv(route: Route): Record<string, string> {
@@ -46,8 +50,21 @@ export async function startTopology(scope: Scope, install?: PostgresInstall): Pr
     (state) => state === "sync",
     { what: "the standby to be synchronous" },
   );
+  const proxied = [
+    await startRoute(scope, "reading from the primary", [primary, standby], [1, 0]),
+    await startRoute(scope, "reading from the standby", [primary, standby], [0, 1]),
+  ];
+  return { primary, standby, direct: { name: "direct", port: primary.port }, proxied };
+}
+
+async function startRoute(
+  scope: Scope,
+  name: string,
+  nodes: readonly Postgres[],
+  weights: readonly number[],
+): Promise<Topology["proxied"][number]> {
   const pgpool = await Pgpool.create(scope, {
-    backends: [primary, standby],
+    backends: nodes.map(({ host, port }, i) => ({ host, port, weight: weights[i] ?? 0 })),
     config: { num_init_children: 16 },
   });
   await pgpool.untilServing();
@@ -57,9 +74,5 @@ export async function startTopology(scope: Scope, install?: PostgresInstall): Pr
       rows.map(({ role, status }) => `${role} ${status}`).join() === "primary up,standby up",
     { deadlineMs: 30_000, what: "both nodes to be up" },
   );
-  const routes = [
-    { name: "direct", port: primary.port },
-    { name: "pgpool", port: pgpool.port },
-  ] as const;
-  return { primary, standby, pgpool, routes };
+  return { name, port: pgpool.port, pgpool };
 }
