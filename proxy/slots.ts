@@ -63,6 +63,7 @@ export class Slots {
 
   /** A free slot at once, else in the order of arrival. Rejects with the signal's reason. */
   acquire(signal: AbortSignal): Promise<Slot> | Slot {
+    if (signal.aborted) return Promise.reject(signal.reason as Error);
     const slot = this.#free.pop();
     if (slot !== undefined) return slot;
     return new Promise((resolve, reject) => {

@@ -227,13 +227,15 @@ export class ModelPostgres {
     const { sql } = this;
     const plan = sql.statements.get(statement);
     if (plan === undefined) throw unknownStatement(statement);
+    // PostgreSQL looks at this last. Which of two errors a client hears of first may differ when its
+    // statement has to be prepared on another node in a failed transaction.
+    sql.refuseWhenFailed(plan);
     if (parameters.length !== plan.parameterCount) {
       throw new ModelError(
         "08P01",
         `bind message supplies ${parameters.length} parameters, but prepared statement "${statement}" requires ${plan.parameterCount}`,
       );
     }
-    sql.refuseWhenFailed(plan);
     if (name === "") sql.portals.delete("");
     else if (sql.portals.has(name)) throw duplicateCursor(name);
     const values = parameters.map((value) => (value === null ? "" : decodeText(value)));
