@@ -354,10 +354,10 @@ export class Runner {
       onDrain: () => session.nodeDrained(),
       onClose: (error) => {
         backend.markClosed();
-        session.nodeLost(link, error?.message ?? "server closed the connection unexpectedly");
+        session.nodeLost(link, error?.message ?? lostByEof);
       },
     };
-    if (backend.closed) session.nodeLost(link, "server closed the connection unexpectedly");
+    if (backend.closed) session.nodeLost(link, lostByEof);
   }
 
   #portsOf(set: BackendSet): SessionPorts {
@@ -503,6 +503,8 @@ export class Runner {
 const isOff = (frame: Uint8Array): boolean => Buffer.from(frame).toString().endsWith("\0off\0");
 
 const dropsTemporaries = (sql: string): boolean => /^\s*discard\s+(all|temp)/i.test(sql);
+
+const lostByEof = "EOF encountered with backend";
 
 const deaf: ConnHandler = { onData() {}, onDrain() {}, onClose() {} };
 

@@ -9,7 +9,10 @@
  * when the question was our own (`silent`). Bytes are looked at by frame header; bodies of rows and
  * copy data pass unread, in pieces if they are large (manual: "Message Flow").
  */
+
 import type { NodeId } from "../../core/cluster/state.ts";
+import { BACKEND } from "../../core/wire/codes.ts";
+import { backendBodySizeMax } from "../../core/wire/frame.ts";
 import { Ring } from "./ring.ts";
 
 /** The part of a connection that a session may use. */
@@ -344,8 +347,9 @@ export class Replies {
         return;
       }
       const type = bytes[at] as number;
-      const frameEnd = at + 1 + int32(bytes, at + 1);
-      if (frameEnd < at + 5) {
+      const length = int32(bytes, at + 1);
+      const frameEnd = at + 1 + length;
+      if (!isPlausible(type, length)) {
         this.#flush(bytes, runStart, at);
         this.#events.broken(link);
         return;
@@ -536,6 +540,16 @@ export class Replies {
     link.partialBytes = 0;
     return whole;
   }
+}
+
+/** The longest length of each type of message that a server sends; 0 for a type that none does. */
+const lengthMax = new Float64Array(256);
+for (const type of Object.values(BACKEND)) lengthMax[type] = backendBodySizeMax(type) + 4;
+
+/** A server that talks nonsense is believed nothing. */
+function isPlausible(type: number, length: number): boolean {
+  if (type === BACKEND.ReadyForQuery) return length === 5;
+  return length >= 4 && length <= (lengthMax[type] as number);
 }
 
 /** DataRow, CopyData and FunctionCallResponse can be large and complete nothing. */

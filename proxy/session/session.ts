@@ -678,7 +678,7 @@ function connectionLost(severity: "ERROR" | "FATAL", link: NodeLink, message: st
   return errorResponse({
     severity,
     code: "57P01",
-    message: `connection to DB node ${link.id} was lost`,
+    message: `unable to read data from DB node ${link.id}`,
     detail: message,
   });
 }

@@ -127,7 +127,7 @@ describe("a server that dies", () => {
       client.send(frame("Q", cString("SELECT 'fatal'")));
       expect(firstError(await client.closed())).toMatchObject({
         S: "FATAL",
-        C: "XX000",
+        C: "57P01",
         M: "unable to read data from DB node 0",
         D: "EOF encountered with backend",
       });

@@ -85,7 +85,7 @@ describe("the pool", () => {
     expect(await pgpool.stop("fast")).toBe("exit 0");
   });
 
-  test("is not used with another application_name, and the old connection is closed", async () => {
+  test("is not used with another application_name, which gets a connection of its own", async () => {
     await using own = new Scope();
     const pgpool = await startPgpool(own, { num_init_children: 1 });
     const pid = async (name: string) => {
@@ -98,7 +98,8 @@ describe("the pool", () => {
     const first = await pid("one");
     expect(await pid("one")).toBe(first ?? "");
     expect(await pid("two")).not.toBe(first ?? "");
-    await eventually(held, (now) => now.length === 1);
+    expect(await pid("one")).toBe(first ?? "");
+    await eventually(held, (now) => now.length === 2);
     expect(await pgpool.stop("fast")).toBe("exit 0");
   });
 

@@ -285,6 +285,63 @@ function check(nodes: number, script: Script, moves: readonly number[], draws: r
   if (stage.ended?.kind !== "terminate") report.fail("Terminate did not end the session");
 }
 
+const conclusions = (lines: readonly string[]) =>
+  lines.filter((line) => line.includes("ReadyForQuery")).length;
+
+/** Standbys go, one after the other, at any moments. */
+function checkLosses(script: Script, moves: readonly number[], losses: readonly number[]) {
+  const happened: string[] = [];
+  const decoder = new FrameDecoder({ bodySizeMax: 0x3fff_ffff });
+  const stage = new Stage({
+    nodes: 3,
+    settings: { statement_level_load_balance: "on" },
+    random: () => (happened.length * 0.37) % 1,
+    onClient: (bytes) => {
+      for (const frame of decoder.push(bytes.slice())) happened.push(traceBackend(frame));
+    },
+  });
+  const standbys = stage.nodes.slice(1);
+  const rounds = Math.max(1, Math.ceil(moves.length / (losses.length + 1)));
+  const stream = concat(script);
+  let at = 0;
+  for (const [index, move] of moves.entries()) {
+    const node = stage.nodes[move % 4];
+    if (node === undefined) {
+      stage.say(stream.slice(at, at + move));
+      at += move;
+    } else if (!node.gone) {
+      node.work(1 + (move % 3));
+      stage.arrive(node, 1 + (move >> 2));
+    }
+    const lost = standbys[losses[Math.floor(index / rounds)] ?? 9];
+    if (index % rounds === rounds - 1 && lost !== undefined && !lost.gone) {
+      lost.gone = true;
+      happened.push(`node ${lost.id} is lost`);
+      stage.session.nodeLost(lost.link, "lost");
+    }
+  }
+  stage.say(stream.slice(at));
+  stage.settle();
+  // Half a row cannot be followed by anything: then the session has ended instead.
+  if (stage.ended !== undefined) return;
+  const report = new Report();
+  report.note(
+    "the client said",
+    script.map((raw) => traceFrontend(frameOf(raw))),
+  );
+  report.note("what happened", happened);
+  if (decoder.buffered > 0) report.fail(`${decoder.buffered} bytes of a message`);
+  const due = conclusions(traceOf(alone(script).said));
+  if (conclusions(happened) !== due) report.fail(`not ${due} but ${conclusions(happened)}`);
+  if (stage.session.replies.size > 0) report.fail(`${stage.session.replies.size} answers owed`);
+  const told = happened.length;
+  stage.say(query("ROLLBACK"));
+  stage.settle();
+  if (happened.at(-1) !== "B\t5\tReadyForQuery\t I" || happened.length === told) {
+    report.fail("the session is of no further use");
+  }
+}
+
 const chance = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
 
 describe("the client of a cluster sees what one PostgreSQL would have said", () => {
@@ -302,4 +359,16 @@ describe("the client of a cluster sees what one PostgreSQL would have said", () 
       );
     });
   }
+});
+
+test("whichever standbys are lost, every request is concluded and the session goes on", () => {
+  fc.assert(
+    fc.property(
+      fc.array(block, { maxLength: 8 }).map((blocks) => [...blocks.flat(), copyDone, sync]),
+      fc.array(fc.nat(150), { minLength: 1, maxLength: 60 }),
+      fc.constantFrom([0], [1], [0, 1], [1, 0]),
+      checkLosses,
+    ),
+    { seed, numRuns, includeErrorInReport: true },
+  );
 });
