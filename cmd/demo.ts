@@ -17,7 +17,7 @@ import { queryOnce, SqlClient, type SqlResult } from "./sql_client.ts";
 import { tableText } from "./table.ts";
 
 const nodeCount = 3;
-const root = fileURLToPath(new URL("..", import.meta.url));
+const root = fileURLToPath(new URL("..", import.meta.url).href);
 const binary = join(root, "dist", "pgpool");
 
 const flags = {

@@ -80,6 +80,11 @@ export type StatementFacts = {
   readonly counter: StatementCounter;
   /** Tables to test for being catalogs, temporary or unlogged: those of a SELECT, else none. */
   readonly readTables: readonly RelationName[];
+  /**
+   * Tables to test for being the session's own temporary ones, which no other node has: those of a
+   * SELECT, and of a COPY TO or PREPARE that may be balanced. (Pgpool tests the SELECT's alone.)
+   */
+  readonly maybeTemporary: readonly RelationName[];
   /** Functions to test for writing: those of a SELECT, a PREPARE or an EXPLAIN ANALYZE of one. */
   readonly calledFunctions: readonly FunctionName[];
   /** Tables that dml_adaptive takes as written: all of an INSERT, UPDATE, DELETE, MERGE, locking SELECT. */
@@ -146,6 +151,7 @@ const blank: StatementFacts = {
   multiStatement: false,
   counter: "other",
   readTables: none,
+  maybeTemporary: none,
   calledFunctions: none,
   writtenTables: none,
   terminatesPid: undefined,
@@ -204,6 +210,7 @@ function parsedFacts(
     multiStatement: all.length > 1,
     counter: counterOf(first.tag),
     readTables: first.tag === "SelectStmt" ? below.tables : none,
+    maybeTemporary: readBits !== 0 ? below.tables : none,
     calledFunctions: examined ? below.functions : none,
     writtenTables: writtenTablesOf(first, below.tables, readBits),
     terminatesPid: first.tag === "SelectStmt" ? below.terminatesPid : undefined,

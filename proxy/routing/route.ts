@@ -188,7 +188,7 @@ function afterCatalog(
     if (catalog.relation(table)?.systemCatalog === true) return "system_catalog";
   }
   if (rules.checkTemporary !== "none") {
-    for (const table of facts.readTables) {
+    for (const table of facts.maybeTemporary) {
       const temporary =
         rules.checkTemporary === "trace"
           ? isTraced(session, table.name)
@@ -249,8 +249,10 @@ function questionsOf(
   if (session.status !== "I" && session.isolation === "unknown") ask({ kind: "isolation" });
   for (const relation of facts.readTables) {
     if (catalog.relation(relation) === undefined) ask({ kind: "relation", relation });
-    if (rules.checkTemporary === "catalog" && catalog.temporary(relation.name) === undefined) {
-      ask({ kind: "temporary", name: relation.name });
+  }
+  if (rules.checkTemporary === "catalog") {
+    for (const { name } of facts.maybeTemporary) {
+      if (catalog.temporary(name) === undefined) ask({ kind: "temporary", name });
     }
   }
   askFunctions(facts, rules, catalog, ask);

@@ -153,9 +153,21 @@ describe("questions", () => {
     ] as typeof kinds);
   });
 
+  test.each([
+    "COPY t TO STDOUT",
+    "COPY (SELECT * FROM t) TO STDOUT",
+    "PREPARE p AS SELECT * FROM t",
+  ])("%s is asked of temporary tables alone, and goes where they are", (sql) => {
+    const route = decide(sql, { catalog: { ...unknown, volatile: () => false } });
+    if (route.kind !== "ask") throw new Error(`decided ${route.kind}`);
+    expect(route.questions.map(({ kind }) => kind)).toEqual(["temporary"]);
+    const own = { ...unknown, temporary: () => true, volatile: () => false };
+    expect(decide(sql, { catalog: own })).toMatchObject({ why: "temporary_table" });
+  });
+
   const unasked: [sql: string, settings?: Settings][] = [
     ["INSERT INTO t SELECT f()"],
-    ["COPY t TO STDOUT"],
+    ["COPY t TO STDOUT", { check_temp_table: "none" }],
     ["SHOW work_mem"],
     ["/* c */ SELECT f() FROM t"],
     ["SELECT f() FROM t", { load_balance_mode: "off" }],
