@@ -78,7 +78,7 @@ export async function firstRequest(
   let askedForTls = false;
   let askedForGss = false;
   for (;;) {
-    const packet = await nextPacket(channel);
+    const packet = await channel.startupPacket();
     switch (packet.kind) {
       case "SSLRequest":
         if (askedForTls) throw new ProtocolViolation("unexpected SSLRequest");
@@ -99,22 +99,10 @@ export async function firstRequest(
         const { processId, secretKey } = packet;
         return { kind: "cancel", processId, secretKey: secretKey.slice() };
       }
-      case "malformed":
-        return { kind: "foreign" };
       case "StartupMessage":
         if (packet.major !== 3) return { kind: "foreign" };
         return { kind: "session", request: requestOf(packet) };
     }
-  }
-}
-
-/** Who cannot even begin a start-up packet is no client of PostgreSQL: it gets no answer. */
-async function nextPacket(channel: Channel): Promise<StartupPacket | { kind: "malformed" }> {
-  try {
-    return await channel.startupPacket();
-  } catch (error) {
-    if (error instanceof ProtocolViolation) return { kind: "malformed" };
-    throw error;
   }
 }
 
