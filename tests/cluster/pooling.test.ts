@@ -68,10 +68,16 @@ test("the next client is greeted with the settings of a fresh connection, and ha
   let fresh: unknown;
   const first = await visit(pgpool, async (client) => {
     fresh = await shown(client);
-    await client.rows(
-      `SET application_name = 'mine'; SET TimeZone = 'Asia/Tokyo'; SET client_encoding = 'LATIN1';
-       SET DateStyle = 'German'; SET IntervalStyle = 'iso_8601'`,
-    );
+    // One by one: several in one query would be set on the primary alone.
+    for (const setting of [
+      "application_name = 'mine'",
+      "TimeZone = 'Asia/Tokyo'",
+      "client_encoding = 'LATIN1'",
+      "DateStyle = 'German'",
+      "IntervalStyle = 'iso_8601'",
+    ]) {
+      await client.rows(`SET ${setting}`);
+    }
     expect(await shown(client)).not.toEqual(fresh as never);
   });
   let pooled: unknown;
