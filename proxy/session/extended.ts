@@ -36,7 +36,12 @@ const forgetStatement = encodeFrontend({ kind: "Close", target: "S", name: "" })
 const forgetPortal = encodeFrontend({ kind: "Close", target: "P", name: "" });
 
 type Naming = "Bind" | "Describe" | "Execute";
-type Close = { readonly kind: "close"; readonly statement: Prepared };
+type Close = {
+  readonly kind: "close";
+  readonly name: string;
+  readonly statement: Prepared | undefined;
+  readonly serial: number;
+};
 type Asking = { readonly kind: "ask"; failed(): void; answered(): void };
 
 export class Extended {
@@ -45,6 +50,7 @@ export class Extended {
   readonly #portals = new Names<Portal>();
   /** Counts Syncs: a Bind in the segment of its Parse needs no second decision. */
   #segment = 1;
+  #serial = 0;
   /** The segment has executed something on the write node: the rest of it belongs there. */
   #pinned = false;
   /** A BEGIN behind such work, which becomes part of its transaction. */
@@ -77,8 +83,11 @@ export class Extended {
     if (known === undefined) {
       const message = name === "" ? bytes.subarray(at, end) : bytes.slice(at, end);
       const otherMessage = otherParse(name, facts);
-      const options = { name, sql, facts, message, otherMessage, links, segment: this.#segment };
-      const statement = new Prepared(options);
+      const statement = new Prepared({
+        ...{ name, sql, facts, message, otherMessage, links },
+        serial: ++this.#serial,
+        segment: this.#segment,
+      });
       if (name === "") statement.previous = this.#statements.get(name);
       this.#statements.set(name, statement);
       session.replies.expect("Parse", main, links, statement);
@@ -175,15 +184,20 @@ export class Extended {
     const session = this.#session;
     const target = this.#named(bytes, at, end);
     if (target === undefined) return true;
-    const { statement, portal, name } = target;
+    const { statement, portal, name, kind } = target;
+    const isKnown = statement !== undefined || portal !== undefined || name === "";
+    // An earlier Close may yet turn out to have been discarded.
+    if (!isKnown && !session.replies.empty) return session.waitDrained();
     const known = statement ? statement.on : portal?.links;
     const links = known === undefined || known.length === 0 ? this.#write() : this.#alive(known);
     const main = session.speaker(links);
     if (!session.mayFollow(links, main)) return session.waitDrained();
     this.#join(links);
-    if (statement) this.#statements.delete(name);
-    else if (portal) this.#portals.delete(name);
-    const subject: Close | undefined = statement && { kind: "close", statement };
+    let subject: Close | undefined;
+    if (kind === "S") {
+      this.#statements.delete(name);
+      subject = { kind: "close", name, statement, serial: ++this.#serial };
+    } else if (portal) this.#portals.delete(name);
     session.replies.expect("Close", main, links, subject);
     session.out.passAll(links.slice(), at, end);
     return true;
@@ -508,6 +522,7 @@ export class Extended {
       case "Close":
         if (subject === undefined || subject instanceof Prepared || subject.kind === "ask") return;
         if (owed.failed) this.#notClosed(subject.statement);
+        else this.#closed(subject);
         return;
       case "Execute":
         if (owed.failed || subject === undefined) return;
@@ -525,8 +540,20 @@ export class Extended {
     }
   }
 
-  #notClosed(statement: Prepared): void {
-    if (statement.on.length === 0) return; // its own Parse had failed
+  /** What the name stood for before is gone, also what an earlier Close that was discarded left. */
+  #closed({ name, serial }: Close): void {
+    let later = this.#statements.get(name);
+    if (later === undefined) return;
+    if (later.serial < serial) {
+      this.#statements.delete(name);
+      return;
+    }
+    while (later.previous !== undefined && later.previous.serial > serial) later = later.previous;
+    later.previous = undefined;
+  }
+
+  #notClosed(statement: Prepared | undefined): void {
+    if (statement === undefined || statement.on.length === 0) return; // its own Parse had failed
     let later = this.#statements.get(statement.name);
     while (later?.previous !== undefined) later = later.previous;
     if (later === undefined) this.#statements.set(statement.name, statement);

@@ -231,7 +231,7 @@ export class Replies {
 
   /**
    * The node is gone. What it still owed is dropped; the subjects of answers in which it was to
-   * speak are returned, in order, so that the session can answer in its place.
+   * speak are returned, in order, so that the session can answer in its place. Then call `proceed`.
    */
   drop(link: NodeLink): OwedKind[] {
     const unanswered: OwedKind[] = [];
@@ -242,11 +242,16 @@ export class Replies {
       owed.left--;
       if (owed.main === link) {
         owed.silent = true;
+        owed.failed = true;
         owed.main = undefined;
       }
     }
-    this.#advance();
     return unanswered;
+  }
+
+  /** To be called after `drop`, when the client has been told: what waited behind goes on. */
+  proceed(): void {
+    this.#advance();
   }
 
   #hold(link: NodeLink, chunk: Uint8Array): void {

@@ -595,7 +595,7 @@ export class Session implements ReplyEvents, Desk {
       return;
     }
     if (unanswered.length > 0) this.#answerInPlace(link, unanswered, message);
-    this.drained();
+    this.replies.proceed();
   }
 
   #answerInPlace(link: NodeLink, unanswered: readonly string[], message: string): void {

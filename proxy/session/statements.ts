@@ -15,6 +15,8 @@ export class Prepared {
   readonly otherMessage: Uint8Array | undefined;
   /** Nodes on which it exists, or will when what was sent has been answered. */
   readonly on: NodeLink[] = [];
+  /** Grows with each Parse and Close. */
+  readonly serial: number;
   /** What the name stood for before: it does so again if this Parse is never read. */
   previous: Prepared | undefined;
   /** The segment (messages up to a Sync) in which it was parsed, and where it went. */
@@ -27,6 +29,7 @@ export class Prepared {
     readonly facts: StatementFacts;
     readonly message: Uint8Array;
     readonly otherMessage: Uint8Array | undefined;
+    readonly serial: number;
     readonly segment: number;
     readonly links: readonly NodeLink[];
   }) {
@@ -35,6 +38,7 @@ export class Prepared {
     this.facts = options.facts;
     this.message = options.message;
     this.otherMessage = options.otherMessage;
+    this.serial = options.serial;
     this.segment = options.segment;
     this.links = options.links;
     this.on.push(...options.links);

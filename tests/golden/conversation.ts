@@ -172,12 +172,16 @@ class Play {
     this.#decoders.set(who, decoder);
     let count = 0;
     for (const frame of decoder.push(bytes.slice())) {
-      this.#record.push(`${who}  ${trace(frame).slice(2).replaceAll("\t", " ")}`);
+      const line = trace(frame).slice(2).replaceAll("\t", " ");
+      this.#record.push(`${who}  ${line.replace(catalogQuestion, "$1 …")}`);
       count++;
     }
     if (count === 0) this.#record.push(`${who}  … ${bytes.length} bytes`);
   }
 }
+
+/** How the catalogs are asked is shown by the tests of proxy/cache. */
+const catalogQuestion = /^\d+ (Parse {2}"pgpool_ask") "SELECT .*/;
 
 function saidBy(words: string): Uint8Array {
   const [kind, rest = ""] = split(words, " ");

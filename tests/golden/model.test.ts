@@ -200,25 +200,33 @@ function alone(script: Script): { said: Uint8Array[]; misuse: readonly string[] 
   return { said, misuse: server.sql.misuse };
 }
 
-/** Chances for who moves next and by how much, then in turn until nothing moves. */
+/**
+ * Chances for who moves next and by how much, then in turn until nothing moves. Whoever is full says
+ * so to each write; who is paused is not read from.
+ */
 function play(stage: Stage, script: Script, moves: readonly number[]): void {
   const stream = concat(script);
+  const { nodes, client } = stage;
   let at = 0;
   const clientSays = (size: number) => {
     const chunk = stream.slice(at, at + size);
     at += chunk.length;
     if (chunk.length > 0) stage.say(chunk);
   };
-  const count = stage.nodes.length;
   for (const move of moves) {
-    const who = move % (1 + 2 * count);
-    const much = 1 + Math.floor(move / (1 + 2 * count));
-    const node = stage.nodes[(who - 1) >> 1];
-    if (node === undefined) clientSays(much);
-    else if (who % 2 === 1) node.work(1 + (much % 3));
+    const actor = move % (2 + 3 * nodes.length);
+    const much = 1 + Math.floor(move / (2 + 3 * nodes.length));
+    const node = nodes[Math.floor((actor - 2) / 3)];
+    if (actor === 0) clientSays(much);
+    else if (actor === 1) stage.clientFull(!client.full);
+    else if (node === undefined) throw new Error(`nobody is actor ${actor}`);
+    else if (actor % 3 === 0) stage.nodeFull(node, !node.sink.full);
+    else if (actor % 3 === 1) node.work(1 + (much % 3));
     else if (!node.sink.paused) stage.arrive(node, much);
   }
   clientSays(Number.POSITIVE_INFINITY);
+  stage.clientFull(false);
+  for (const node of nodes) stage.nodeFull(node, false);
   stage.settle();
 }
 
@@ -280,6 +288,10 @@ function check(nodes: number, script: Script, moves: readonly number[], draws: r
   if (wrong >= 0) report.fail(`expected ${expected[wrong]}, got ${told[wrong]}`);
   if (told.length > expected.length) report.fail(`too much: ${told[expected.length]}`);
   if (stage.session.replies.size > 0) report.fail(`${stage.session.replies.size} answers owed`);
+  const paused = [stage.client, ...stage.nodes.map((node) => node.sink)].filter(
+    (sink) => sink.paused,
+  );
+  if (paused.length > 0) report.fail(`${paused.length} still paused`);
   stage.say(terminate);
   stage.settle();
   if (stage.ended?.kind !== "terminate") report.fail("Terminate did not end the session");
@@ -351,7 +363,7 @@ describe("the client of a cluster sees what one PostgreSQL would have said", () 
         fc.property(
           // Ends that leave nobody waiting for data.
           fc.array(block, { maxLength: 8 }).map((blocks) => [...blocks.flat(), copyDone, sync]),
-          fc.array(fc.nat(400), { maxLength: 60 }),
+          fc.array(fc.nat(500), { maxLength: 60 }),
           fc.array(chance, { minLength: 1, maxLength: 4 }),
           (script, moves, draws) => check(nodes, script, moves, draws),
         ),

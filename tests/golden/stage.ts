@@ -187,18 +187,29 @@ export class Stage {
     if (bytes.length > 0 && !node.gone) this.session.fromNode(node.link, bytes);
   }
 
-  /** Every node works and is heard until nobody has anything to say. */
+  /** Every node works and is heard, unless it is paused, until nobody has anything to say. */
   settle(): void {
     let busy = true;
     for (let round = 0; busy; round++) {
       if (round > 10_000) throw new Error("the nodes are never done");
       busy = false;
       for (const node of this.nodes) {
-        if (node.gone || node.idle) continue;
+        if (node.gone || node.idle || node.sink.paused) continue;
         busy = true;
         this.hear(node);
       }
     }
+  }
+
+  /** The client begins or ends to read slowly. */
+  clientFull(full: boolean): void {
+    this.client.full = full;
+    if (!full) this.session.clientDrained();
+  }
+
+  nodeFull(node: StageNode, full: boolean): void {
+    node.sink.full = full;
+    if (!full) this.session.nodeDrained();
   }
 
   #ports(): SessionPorts {
