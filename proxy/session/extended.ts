@@ -115,6 +115,7 @@ export class Extended {
     const name = nameEnd === portalEnd + 1 ? "" : text(bytes, portalEnd + 1, nameEnd);
     const statement = this.#statements.get(name);
     if (statement === undefined) return this.#unknown("Bind", "S", name, at, end);
+    if (this.#isDoubtful(statement)) return session.waitDrained();
     let links = this.#linksForBind(statement);
     if (links === undefined) return false;
     const known = portal === "" ? undefined : this.#portals.get(portal);
@@ -142,6 +143,7 @@ export class Extended {
     if (target === undefined) return true;
     const { statement, portal, name, kind } = target;
     if (statement !== undefined) {
+      if (this.#isDoubtful(statement)) return this.#session.waitDrained();
       return this.#toOne("Describe", this.#preparedOn(statement), at, end);
     }
     if (portal !== undefined) {
@@ -339,6 +341,11 @@ export class Extended {
     return links;
   }
 
+  /** Its Parse may yet turn out to have been discarded with the rest of an earlier segment. */
+  #isDoubtful({ confirmed, parsedIn }: Prepared): boolean {
+    return !confirmed && parsedIn !== this.#segment && !this.#session.replies.empty;
+  }
+
   #prepareOn(link: NodeLink, statement: Prepared): void {
     const owed = this.#session.replies.expect("Parse", link, this.#one(link), statement);
     owed.silent = true;
@@ -517,7 +524,10 @@ export class Extended {
       case "Parse":
         if (!(subject instanceof Prepared)) return;
         if (owed.failed) this.#notPrepared(subject, owed.links, owed.skipped);
-        else subject.previous = undefined;
+        else {
+          subject.previous = undefined;
+          subject.confirmed = true;
+        }
         return;
       case "Close":
         if (subject === undefined || subject instanceof Prepared || subject.kind === "ask") return;
@@ -641,9 +651,10 @@ export function readsCopyData({ statement }: StatementFacts): boolean {
   return statement.kind === "copy" && statement.fromClient && statement.throughClient;
 }
 
-/** Settings and the bounds of transactions are every node's, wherever the segment is. */
+/** Settings, the bounds of transactions and names are not bound to where the segment is. */
 function concernsAll({ destination, statement }: StatementFacts): boolean {
-  return destination === "both" || statement.kind === "deallocate";
+  const { kind } = statement;
+  return destination === "both" || kind === "deallocate" || kind === "prepare";
 }
 
 /** What follows must know what it has made of the names. */

@@ -94,7 +94,7 @@ export class SessionRouter {
     const { random } = this.#engine;
     const cluster = this.#cluster();
     const view = { cluster, rules: this.#rules, random, catalog: this.#catalog };
-    const route = decideRoute(facts, sql, protocol, this.session, view);
+    const route = this.#whereTaken(facts) ?? decideRoute(facts, sql, protocol, this.session, view);
     if (this.#asked && route.kind !== "ask") {
       this.#asked = false;
       this.#catalog.decided();
@@ -102,6 +102,17 @@ export class SessionRouter {
     return route;
   }
   #asked = false;
+
+  /** PREPARE of a name that is taken goes where it is, for PostgreSQL to say so. */
+  #whereTaken({ statement }: StatementFacts): Route | undefined {
+    if (statement.kind !== "prepare" || this.session.failed) return undefined;
+    const nodes = this.session.prepared.get(statement.name)?.nodes;
+    const first = nodes?.[0];
+    if (nodes === undefined || first === undefined) return undefined;
+    const primary = writeNode(this.#state);
+    const main = primary !== undefined && nodes.includes(primary) ? primary : first;
+    return this.#rules.routes.several(nodes, main, "prepared_statement");
+  }
 
   /** A transaction ends where it began, even when writes have moved to another node meanwhile. */
   #cluster(): ClusterState {

@@ -19,7 +19,10 @@ export class Prepared {
   readonly serial: number;
   /** What the name stood for before: it does so again if this Parse is never read. */
   previous: Prepared | undefined;
-  /** The segment (messages up to a Sync) in which it was parsed, and where it went. */
+  /** A node has said that it is parsed. Until then a later segment cannot count on it. */
+  confirmed = false;
+  readonly parsedIn: number;
+  /** The segment (messages up to a Sync) in which it was last routed, and where it went. */
   segment: number;
   links: readonly NodeLink[];
 
@@ -39,6 +42,7 @@ export class Prepared {
     this.message = options.message;
     this.otherMessage = options.otherMessage;
     this.serial = options.serial;
+    this.parsedIn = options.segment;
     this.segment = options.segment;
     this.links = options.links;
     this.on.push(...options.links);
