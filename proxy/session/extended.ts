@@ -12,10 +12,11 @@ import { encodeFrontend } from "../../core/wire/frontend.ts";
 import { decodeText } from "../../core/wire/text.ts";
 import { otherNodesSql, type Protocol } from "../routing/route.ts";
 import type { Desk } from "./desk.ts";
+import { begins, concernsAll, forgets, mayClosePortals, readsCopyData } from "./effects.ts";
 import { queryMessage, statusLetter, text } from "./messages.ts";
 import { FAILED, IDLE, type NodeLink, type Owed, type OwedKind } from "./replies.ts";
 import type { CatalogQuestion, Route } from "./router.ts";
-import { Names, type Portal, Prepared } from "./statements.ts";
+import { Names, type Portal, Prepared, PreparedNames } from "./statements.ts";
 
 const flushMessage = encodeFrontend({ kind: "Flush" });
 const syncMessage = encodeFrontend({ kind: "Sync" });
@@ -46,7 +47,7 @@ type Asking = { readonly kind: "ask"; failed(): void; answered(): void };
 
 export class Extended {
   readonly #session: Desk;
-  readonly #statements = new Names<Prepared>();
+  readonly #statements = new PreparedNames();
   readonly #portals = new Names<Portal>();
   /** Counts Syncs: a Bind in the segment of its Parse needs no second decision. */
   #segment = 1;
@@ -523,7 +524,7 @@ export class Extended {
     switch (owed.kind) {
       case "Parse":
         if (!(subject instanceof Prepared)) return;
-        if (owed.failed) this.#notPrepared(subject, owed.links, owed.skipped);
+        if (owed.failed) this.#statements.notParsed(subject, owed.links, owed.skipped);
         else {
           subject.previous = undefined;
           subject.confirmed = true;
@@ -531,8 +532,8 @@ export class Extended {
         return;
       case "Close":
         if (subject === undefined || subject instanceof Prepared || subject.kind === "ask") return;
-        if (owed.failed) this.#notClosed(subject.statement);
-        else this.#closed(subject);
+        if (owed.failed) this.#statements.notClosed(subject.statement);
+        else this.#statements.closed(subject.name, subject.serial);
         return;
       case "Execute":
         if (owed.failed || subject === undefined) return;
@@ -548,42 +549,6 @@ export class Extended {
       case "FunctionCall":
         return;
     }
-  }
-
-  /** What the name stood for before is gone, also what an earlier Close that was discarded left. */
-  #closed({ name, serial }: Close): void {
-    let later = this.#statements.get(name);
-    if (later === undefined) return;
-    if (later.serial < serial) {
-      this.#statements.delete(name);
-      return;
-    }
-    while (later.previous !== undefined && later.previous.serial > serial) later = later.previous;
-    later.previous = undefined;
-  }
-
-  #notClosed(statement: Prepared | undefined): void {
-    if (statement === undefined || statement.on.length === 0) return; // its own Parse had failed
-    let later = this.#statements.get(statement.name);
-    while (later?.previous !== undefined) later = later.previous;
-    if (later === undefined) this.#statements.set(statement.name, statement);
-    else later.previous = statement;
-  }
-
-  /** `links`: those that do not have it. Only an unnamed one that was read has ended what was there before. */
-  #notPrepared(statement: Prepared, links: readonly NodeLink[], skipped: boolean): void {
-    for (const link of links) statement.forget(link);
-    if (statement.on.length > 0) return;
-    const { name } = statement;
-    const before = skipped || name !== "" ? statement.previous : undefined;
-    let later = this.#statements.get(name);
-    if (later === statement) {
-      if (before === undefined) this.#statements.delete(name);
-      else this.#statements.set(name, before);
-      return;
-    }
-    while (later !== undefined && later.previous !== statement) later = later.previous;
-    if (later !== undefined) later.previous = before;
   }
 
   /** An error in a segment: the server ignores what follows until Sync, and so do we. */
@@ -641,36 +606,6 @@ export class Extended {
 
 const isAsking = (subject: unknown): subject is Asking =>
   typeof subject === "object" && subject !== null && "kind" in subject && subject.kind === "ask";
-
-function begins({ statement }: StatementFacts): boolean {
-  return statement.kind === "transaction" && statement.control.kind === "begin";
-}
-
-/** COPY … FROM STDIN: data for the server follow. */
-export function readsCopyData({ statement }: StatementFacts): boolean {
-  return statement.kind === "copy" && statement.fromClient && statement.throughClient;
-}
-
-/** Settings, the bounds of transactions and names are not bound to where the segment is. */
-function concernsAll({ destination, statement }: StatementFacts): boolean {
-  const { kind } = statement;
-  return destination === "both" || kind === "deallocate" || kind === "prepare";
-}
-
-/** What follows must know what it has made of the names. */
-export function forgets(facts: StatementFacts): boolean {
-  const { kind } = facts.statement;
-  return kind === "deallocate" || kind === "discard" || mayClosePortals(facts);
-}
-
-const endings: ReadonlySet<string> = new Set(["commit", "rollback", "rollback_to", "two_phase"]);
-
-/** CLOSE and the end of a transaction or a part of it, and what may be one without our seeing it. */
-function mayClosePortals({ statement, multiStatement }: StatementFacts): boolean {
-  if (multiStatement || statement.kind === "unparsable") return true;
-  if (statement.kind === "transaction") return endings.has(statement.control.kind);
-  return statement.kind === "other" && statement.tag === "ClosePortalStmt";
-}
 
 /** The Parse of a transaction's beginning as a standby accepts it (spec load-balance.md 3.6). */
 function otherParse(name: string, facts: StatementFacts): Uint8Array | undefined {

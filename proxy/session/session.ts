@@ -14,7 +14,8 @@ import type { StatementFacts } from "../../core/sql/facts.ts";
 import { errorResponse, readyForQuery } from "../../core/wire/backend.ts";
 import type { Reprepare } from "../routing/routes.ts";
 import type { Desk, SessionEnd, SessionPorts } from "./desk.ts";
-import { Extended, FAILING, forgets, readsCopyData } from "./extended.ts";
+import { forgets, readsCopyData } from "./effects.ts";
+import { Extended, FAILING } from "./extended.ts";
 import { queryMessage, statusLetter, text, transactionFailed } from "./messages.ts";
 import { Outbound } from "./outbound.ts";
 import {

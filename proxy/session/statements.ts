@@ -90,3 +90,49 @@ export class Names<T> {
     yield* this.#named.values();
   }
 }
+
+/**
+ * Statements by name, kept right though Parse and Close are sent on trust: each may turn out to have
+ * been discarded behind an error, when others of the same name are already on their way.
+ */
+export class PreparedNames extends Names<Prepared> {
+  /** What the name stood for before is gone, also what an earlier Close that was discarded left. */
+  closed(name: string, serial: number): void {
+    let later = this.get(name);
+    if (later === undefined) return;
+    if (later.serial < serial) {
+      this.delete(name);
+      return;
+    }
+    while (later.previous !== undefined && later.previous.serial > serial) later = later.previous;
+    later.previous = undefined;
+  }
+
+  /** The Close of this statement was discarded. */
+  notClosed(statement: Prepared | undefined): void {
+    if (statement === undefined || statement.on.length === 0) return; // its own Parse had failed
+    let later = this.get(statement.name);
+    while (later?.previous !== undefined) later = later.previous;
+    if (later === undefined) this.set(statement.name, statement);
+    else later.previous = statement;
+  }
+
+  /**
+   * Its Parse has failed on `links`; `skipped`: it was discarded. Only an unnamed one that was read
+   * has ended what was there before.
+   */
+  notParsed(statement: Prepared, links: readonly NodeLink[], skipped: boolean): void {
+    for (const link of links) statement.forget(link);
+    if (statement.on.length > 0) return;
+    const { name } = statement;
+    const before = skipped || name !== "" ? statement.previous : undefined;
+    let later = this.get(name);
+    if (later === statement) {
+      if (before === undefined) this.delete(name);
+      else this.set(name, before);
+      return;
+    }
+    while (later !== undefined && later.previous !== statement) later = later.previous;
+    if (later !== undefined) later.previous = before;
+  }
+}
