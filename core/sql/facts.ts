@@ -77,6 +77,8 @@ export type StatementFacts = {
   readonly reason: KindReason;
   readonly readBits: number;
   readonly multiStatement: boolean;
+  /** Several statements, each of them a setting of the session that every node should have. */
+  readonly onlySettings: boolean;
   readonly counter: StatementCounter;
   /** Tables to test for being catalogs, temporary or unlogged: those of a SELECT, else none. */
   readonly readTables: readonly RelationName[];
@@ -149,6 +151,7 @@ const blank: StatementFacts = {
   reason: "read",
   readBits: READ_ALWAYS,
   multiStatement: false,
+  onlySettings: false,
   counter: "other",
   readTables: none,
   maybeTemporary: none,
@@ -208,6 +211,7 @@ function parsedFacts(
     reason,
     readBits,
     multiStatement: all.length > 1,
+    onlySettings: all.length > 1 && all.every(isSetting),
     counter: counterOf(first.tag),
     readTables: first.tag === "SelectStmt" ? below.tables : none,
     maybeTemporary: readBits !== 0 ? below.tables : none,
@@ -286,6 +290,14 @@ const toBoth = (reason: KindReason): Decided => ({ destination: "both", reason }
 const toEither: Decided = { destination: "either", reason: "read" };
 
 /** Section 3.5. */
+function isSetting(raw: TaggedNode): boolean {
+  const statement = statementOf(raw);
+  return (
+    statement.kind === "set" &&
+    destinationOf(raw, statement, findInTree(raw.node)).destination === "both"
+  );
+}
+
 function destinationOf(first: TaggedNode, statement: Statement, below: TreeFindings): Decided {
   switch (statement.kind) {
     case "select":

@@ -72,6 +72,9 @@ function decideStreaming(
   if (statement.kind === "execute" || statement.kind === "deallocate") {
     return decidePrepared(facts, statement, session, view);
   }
+  // Settings that a driver sends in one go are for every node (Pgpool: for the primary alone).
+  const everyNodes = facts.onlySettings && !session.multiStatementTransaction;
+  if (everyNodes) return everywhere(session, view, "session_setting");
   if (facts.multiStatement) return rules.routes.one(primary, "multi_statement");
   switch (facts.destination) {
     case "primary":

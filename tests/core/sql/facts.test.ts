@@ -121,6 +121,16 @@ describe("names below a statement", () => {
 });
 
 describe("several statements", () => {
+  test.each([
+    ["SET a.b TO 1; SET LOCAL c.d TO 2; RESET e.f", true],
+    ["SET a.b TO 1", false],
+    ["SET a.b TO 1; SELECT 1", false],
+    ["SET a.b TO 1; SET transaction_read_only TO off", false],
+    ["SET a.b TO 1; BEGIN", false],
+  ])("%s is settings alone: %s", (sql, only) => {
+    expect(parser.facts(sql).onlySettings).toBe(only);
+  });
+
   test("each PREPARE is found, with its text", () => {
     const sql = "/* é */ PREPARE a AS SELECT 'é'; SELECT 1; PREPARE b AS SELECT 2";
     expect(parser.facts(sql).prepares).toEqual([

@@ -165,6 +165,11 @@ describe("questions", () => {
     expect(decide(sql, { catalog: own })).toMatchObject({ why: "temporary_table" });
   });
 
+  test("settings that come in one go are for every node that keeps the session's state", () => {
+    const route = decide("SET a.b TO 1; SET c.d TO 2");
+    expect(route).toMatchObject({ nodes: [0, 1], why: "session_setting" });
+  });
+
   const unasked: [sql: string, settings?: Settings][] = [
     ["INSERT INTO t SELECT f()"],
     ["COPY t TO STDOUT", { check_temp_table: "none" }],
