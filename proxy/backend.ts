@@ -164,12 +164,15 @@ export async function openBackend(
   const channel = new Channel(conn, { bodySizeMax: backendBodySizeMax });
   const giveUp = () => channel.giveUp(signal?.reason as Error);
   signal?.addEventListener("abort", giveUp, { once: true });
+  if (signal?.aborted) giveUp();
   try {
     if (world.tls !== undefined) await encrypt(channel, world.tls, address.id);
     channel.conn.send(login.startup);
     const { demand, relayed } = await authenticate(world, channel, login);
     const greeting = await readGreeting(channel, address.id, relayed);
-    return new Backend({ node: address.id, conn, target, demand, greeting });
+    const backend = new Backend({ node: address.id, conn, target, demand, greeting });
+    channel.handOver(backend); // other nodes may take longer: it can be lost before its session begins
+    return backend;
   } catch (error) {
     conn.destroy();
     if (error instanceof PgpoolError) throw error;
@@ -341,6 +344,7 @@ export async function resetBackend(
     return false; // gone, or too slow: it is closed and not kept
   } finally {
     clearTimeout(timer);
+    channel.handOver(backend);
   }
 }
 

@@ -33,6 +33,7 @@ export class Channel implements ConnHandler {
   #unread = 0;
   #closed: Error | undefined;
   #securing = false;
+  #gone = false;
   #wake: (() => void) | undefined;
   /** Told when the peer is gone, also while nothing is awaited of it. */
   onClosed: (() => void) | undefined;
@@ -92,6 +93,12 @@ export class Channel implements ConnHandler {
     return rest;
   }
 
+  /** The dialogue is over. The next owner hears of the connection's end, even when it has come already. */
+  handOver(owner: ConnHandler): void {
+    this.conn.handler = owner;
+    if (this.#gone) owner.onClose();
+  }
+
   /** Runs a TLS handshake, during which only the end of the connection can give the channel up. */
   async secure(handshake: Promise<void>): Promise<void> {
     this.#securing = true;
@@ -124,6 +131,7 @@ export class Channel implements ConnHandler {
   onDrain(): void {}
 
   onClose(error?: Error): void {
+    this.#gone = true;
     this.giveUp(new ChannelClosed(error?.message ?? "connection closed", { cause: error }));
     this.onClosed?.();
   }
