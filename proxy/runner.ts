@@ -110,6 +110,7 @@ export class Runner {
       if (!(await this.#logIn(channel))) this.#conn.end();
     } catch (error) {
       this.#refuse(error);
+      this.session?.end({ kind: "broken", why: "the session could not begin" });
     } finally {
       if (this.session === undefined) this.#release();
     }
@@ -325,6 +326,7 @@ export class Runner {
     });
     this.session = session;
     for (const backend of set.backends) if (backend) this.#attach(session, backend);
+    if (this.#done) return; // the write node was lost meanwhile: the client has been told
     this.#cancelKey = engine.registerCancelKey(main, this);
     const rest = channel.takeRest();
     this.#conn.handler = this.#clientHandler(session);
