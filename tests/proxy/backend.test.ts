@@ -93,6 +93,8 @@ describe("a backend", () => {
     const conn = new ServerConn([]);
     const gone = new AbortController();
     gone.abort(new Error("the client is gone"));
-    await expect(open(conn, gone.signal)).rejects.toThrow("failed to create a backend 0 connection");
+    await expect(open(conn, gone.signal)).rejects.toThrow(
+      "failed to create a backend 0 connection",
+    );
   });
 });
