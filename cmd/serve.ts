@@ -133,6 +133,7 @@ class Server {
 
   async #serve(log: Log): Promise<number> {
     const config = this.#config;
+    refuseUnfinishedMode(config, log);
     this.#passwords.open(log, this.#options.keyFile);
     const transport = await transportOf(config);
     const login = this.#loginWorld(log);
@@ -301,6 +302,24 @@ class Server {
       scramKeys: this.#scramKeys,
       defaultSocketDir,
     };
+  }
+}
+
+/** Writes that are to be replicated and are not would let the servers part: no start is better. */
+function refuseUnfinishedMode({ backend_clustering_mode: mode }: Config, log: Log): void {
+  switch (mode) {
+    case "raw":
+    case "streaming_replication":
+      return;
+    case "logical_replication":
+    case "slony":
+      log.write("WARNING", `backend_clustering_mode "${mode}" is not finished in this version`);
+      return;
+    case "native_replication":
+    case "snapshot_isolation":
+      throw new ConfigError(`backend_clustering_mode "${mode}" is not built yet in this version`, {
+        detail: "statements would not be replicated, and the servers would no longer be the same",
+      });
   }
 }
 

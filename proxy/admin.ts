@@ -42,7 +42,8 @@ function viewOf(engine: Engine, runner: Runner): AdminView {
     startedAt: engine.startedAt,
     node: (id): NodeView => ({
       counters: engine.counters.of(id),
-      pgStatus: engine.state.nodes[id]?.serverRole === "unknown" ? "unknown" : "up",
+      // Nothing asks the servers by themselves yet: that is the health check's part.
+      pgStatus: "unknown",
       healthCheck: undefined,
     }),
     processes: () => engine.slots.all.map((slot) => processOf(engine, slot)),

@@ -113,24 +113,24 @@ export function lsnOf(text: string | undefined): bigint | undefined {
   return (BigInt(`0x${match[1]}`) << 32n) + BigInt(`0x${match[2]}`);
 }
 
-/** Asks every live node at once; one that does not answer is left out. */
+/** Asks every live node at once; of one that does not answer `failed` is told why. */
 async function askNodes(
   world: ProbeWorld,
   state: ClusterState,
   signal: AbortSignal,
+  failed: (node: NodeId, reason: string) => void,
 ): Promise<readonly NodeAnswer[]> {
-  const nodes = state.nodes.filter(isLive);
-  const outcomes = await Promise.allSettled(nodes.map(({ id }) => askNode(world, id, signal)));
-  const answers: NodeAnswer[] = [];
-  for (const [index, outcome] of outcomes.entries()) {
-    if (outcome.status === "fulfilled") answers.push(outcome.value);
-    else if (!signal.aborted) {
-      const reason = outcome.reason as { readonly message?: string; readonly detail?: string };
-      const what = `could not ask DB node id: ${nodes[index]?.id} for its role`;
-      world.log.write("DEBUG1", what, { detail: reason.detail ?? reason.message });
+  const nodes = state.nodes.filter(isLive).map(({ id }) => id);
+  const asked = nodes.map(async (node) => {
+    try {
+      return await askNode(world, node, signal);
+    } catch (error) {
+      const { message, detail } = error as { readonly message?: string; readonly detail?: string };
+      if (!signal.aborted) failed(node, detail ?? message ?? String(error));
+      return undefined;
     }
-  }
-  return answers;
+  });
+  return (await Promise.all(asked)).filter((answer) => answer !== undefined);
 }
 
 /** The highest node that is no standby (spec section 6); `ALWAYS_PRIMARY` decides without asking. */
@@ -202,7 +202,7 @@ export class StreamingCheck {
   async #findOnce(): Promise<boolean> {
     const { state } = this.#controller;
     const always = this.#alwaysPrimary(state);
-    const answers = await askNodes(this.#world, state, this.#stop.signal);
+    const answers = await this.#ask(state);
     const primary = primaryOf(answers, always);
     this.#report(answers, primary);
     if (primary === undefined) return false;
@@ -214,6 +214,22 @@ export class StreamingCheck {
     return true;
   }
 
+  async #ask(state: ClusterState): Promise<readonly NodeAnswer[]> {
+    const failed = (node: NodeId, reason: string) => this.#noteFailure(node, reason);
+    const answers = await askNodes(this.#world, state, this.#stop.signal, failed);
+    for (const { node } of answers) this.#failures.delete(node);
+    return answers;
+  }
+
+  /** Said once, until the node answers or fails for another reason. */
+  #noteFailure(node: NodeId, reason: string): void {
+    if (this.#failures.get(node) === reason) return;
+    this.#failures.set(node, reason);
+    const message = `could not ask DB node id: ${node} for its role`;
+    this.#world.log.write("WARNING", message, { detail: reason });
+  }
+  readonly #failures = new Map<NodeId, string>();
+
   #schedule(): void {
     if (this.#stop.signal.aborted) return;
     const { sr_check_period: seconds } = this.#world.config();
@@ -224,7 +240,7 @@ export class StreamingCheck {
   async #round(enabled: boolean): Promise<void> {
     if (enabled && !this.#searching) {
       const { state } = this.#controller;
-      const answers = await askNodes(this.#world, state, this.#stop.signal);
+      const answers = await this.#ask(state);
       const primary = state.primary ?? primaryOf(answers, this.#alwaysPrimary(state));
       this.#report(answers, primary);
       if (state.primary === undefined && primary !== undefined)
