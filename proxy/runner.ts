@@ -397,7 +397,8 @@ export class Runner {
     }
     if (notice_per_node_statement) {
       const message = `DB node id: ${link.id} statement: ${text}`;
-      this.#conn.send(noticeResponse({ severity: "NOTICE", code: "00000", message }));
+      const notice = noticeResponse({ severity: "NOTICE", code: "00000", message });
+      this.session?.replies.aside(notice);
     }
   }
 

@@ -220,6 +220,12 @@ export class Replies {
     for (const link of this.links) link?.sink.pause();
   }
 
+  /** Sends a message of our own that answers nothing: behind the message that is half sent, if one is. */
+  aside(frame: Uint8Array): void {
+    if (this.midMessage) this.#later.push(frame);
+    else this.toClient(frame);
+  }
+
   receive(link: NodeLink, chunk: Uint8Array): void {
     if (link.held !== undefined) {
       this.#hold(link, chunk);

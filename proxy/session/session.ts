@@ -548,6 +548,7 @@ export class Session implements ReplyEvents, Desk {
       this.router.lost(link.id);
       this.ports.dropped(link, "its answer differs from the main node's");
     }
+    this.nodeDrained(); // if it was one of these that took no more, nobody else would say so
   }
 
   broken(link: NodeLink): void {
@@ -591,10 +592,12 @@ export class Session implements ReplyEvents, Desk {
     this.router.lost(link.id);
     this.ports.dropped(link, message);
     if (link === this.#writeLink) {
-      if (!link.fatal) this.replies.toClient(connectionLost("FATAL", link, message));
+      const told = link.fatal || this.replies.midMessage;
+      if (!told) this.replies.toClient(connectionLost("FATAL", link, message));
       this.#finish({ kind: "broken", why: message });
       return;
     }
+    this.nodeDrained(); // it may be the one that took no more
     if (unanswered.length > 0) this.#answerInPlace(link, unanswered, message);
     this.replies.proceed();
   }
@@ -633,8 +636,10 @@ export class Session implements ReplyEvents, Desk {
   }
 
   violation(message: string): true {
-    this.replies.toClient(errorResponse({ severity: "FATAL", code: "08P01", message }));
-    this.#finish({ kind: "broken", why: message });
+    this.end(
+      { kind: "broken", why: message },
+      errorResponse({ severity: "FATAL", code: "08P01", message }),
+    );
     return true;
   }
 
