@@ -391,6 +391,7 @@ export class Extended {
   #unknown(kind: Naming, target: "S" | "P", name: string, at: number, end: number): boolean {
     const link = this.#session.writeLink;
     if (name !== "") return this.#toOne(kind, link, at, end);
+    if (!this.#session.replies.empty) return this.#session.waitDrained();
     return this.#toOne(kind, link, at, end, target === "S" ? forgetStatement : forgetPortal);
   }
 

@@ -518,6 +518,7 @@ export class Replies {
   #done(link: NodeLink, owed: Owed): void {
     link.queue.shift();
     owed.left--;
+    this.#head(link); // nothing more may come, and so nothing else pass over what was swallowed
   }
 
   #flush(bytes: Uint8Array, from: number, to: number): void {

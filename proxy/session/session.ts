@@ -225,6 +225,7 @@ export class Session implements ReplyEvents, Desk {
   /** Returns false when the message must wait: the session stalls before it. */
   #message(type: number, bytes: Uint8Array, at: number, end: number): boolean {
     if (this.discarding && type !== 0x53 && type !== 0x58) return true;
+    if (this.copyLinks.length > 0 && !belongsToCopy(type)) return this.#outOfPlace(at, end);
     switch (type) {
       case 0x51: // Query
         return this.#query(bytes, at, end);
@@ -349,6 +350,14 @@ export class Session implements ReplyEvents, Desk {
     return true;
   }
 
+  /** COPY reads this message and fails of it, once it is certain that COPY is what reads. */
+  #outOfPlace(at: number, end: number): boolean {
+    if (!this.copying) return this.waitDrained();
+    this.out.passAll(this.copyLinks, at, end);
+    this.copyLinks = noLinks;
+    return true;
+  }
+
   noteCopy(owed: Owed, facts: StatementFacts, links: readonly NodeLink[]): void {
     if (!readsCopyData(facts)) return;
     this.copyLinks = links;
@@ -426,6 +435,11 @@ export class Session implements ReplyEvents, Desk {
       this.#finish({ kind: "terminate" });
       return;
     }
+    this.#goOn();
+  }
+
+  /** Reads again from where the session stalled; it may stall there again. */
+  #goOn(): void {
     if (!this.#stalled || this.#walking) return;
     this.#stalled = false;
     while (!this.#stalled && !this.#ended) {
@@ -572,7 +586,9 @@ export class Session implements ReplyEvents, Desk {
   }
 
   copyIn(owed: Owed): void {
-    if (owed === this.#copyOwed) this.copying = true;
+    if (owed !== this.#copyOwed) return;
+    this.copying = true;
+    this.#goOn();
   }
 
   /**
@@ -655,6 +671,21 @@ export class Session implements ReplyEvents, Desk {
     this.#ended = true;
     this.out.flush();
     this.ports.ended(end);
+  }
+}
+
+/** CopyData, CopyDone, CopyFail, Flush, Sync, Terminate. */
+function belongsToCopy(type: number): boolean {
+  switch (type) {
+    case 0x64:
+    case 0x63:
+    case 0x66:
+    case 0x48:
+    case 0x53:
+    case 0x58:
+      return true;
+    default:
+      return false;
   }
 }
 

@@ -109,8 +109,10 @@ export class PreparedNames extends Names<Prepared> {
   }
 
   /** The Close of this statement was discarded. */
-  notClosed(statement: Prepared | undefined): void {
-    if (statement === undefined || statement.on.length === 0) return; // its own Parse had failed
+  notClosed(closing: Prepared | undefined): void {
+    let statement = closing;
+    while (statement?.on.length === 0) statement = statement.previous; // its own Parse had failed
+    if (statement === undefined) return;
     let later = this.get(statement.name);
     while (later?.previous !== undefined) later = later.previous;
     if (later === undefined) this.set(statement.name, statement);

@@ -122,6 +122,7 @@ const whole = fc
       ...(name === "" ? [] : [closeOf("S", name)]),
       parse(name, sql),
       ...(described ? [describeOf("S", name)] : []),
+      ...(portal === "" ? [] : [closeOf("P", portal)]),
       bind(portal, name),
       ...(described ? [describeOf("P", portal)] : []),
       execute(portal),
@@ -133,7 +134,7 @@ const withParameter = fc
 /** Pieces of the protocol in any order, sensible or not. */
 const piece = fc.oneof(
   { weight: 3, arbitrary: fc.tuple(statementName, anySql).map(([name, sql]) => parse(name, sql)) },
-  { weight: 4, arbitrary: fc.tuple(portalName, statementName).map(([p, s]) => bind(p, s)) },
+  { weight: 4, arbitrary: statementName.map((name) => bind("", name)) },
   { weight: 5, arbitrary: fc.tuple(portalName, fc.nat(3)).map(([p, n]) => execute(p, n)) },
   { weight: 1, arbitrary: statementName.map((name) => describeOf("S", name)) },
   { weight: 1, arbitrary: portalName.map((name) => describeOf("P", name)) },
