@@ -16,6 +16,8 @@ import { concat, Stage } from "./stage.ts";
 const { FC_SEED, FC_RUNS } = process.env;
 const seed = Number(FC_SEED ?? 20_261_122);
 const numRuns = Number(FC_RUNS ?? 500);
+/** A second each when nothing else is running. */
+const timeoutMs = 60_000;
 
 // ---------------------------------------------------------------- what clients say
 
@@ -369,29 +371,37 @@ const chance = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
 
 describe("the client of a cluster sees what one PostgreSQL would have said", () => {
   for (const nodes of [1, 2, 3]) {
-    test(`with ${nodes} nodes`, () => {
-      fc.assert(
-        fc.property(
-          // Ends that leave nobody waiting for data.
-          fc.array(block, { maxLength: 8 }).map((blocks) => [...blocks.flat(), copyDone, sync]),
-          fc.array(fc.nat(500), { maxLength: 60 }),
-          fc.array(chance, { minLength: 1, maxLength: 4 }),
-          (script, moves, draws) => check(nodes, script, moves, draws),
-        ),
-        { seed, numRuns, includeErrorInReport: true },
-      );
-    });
+    test(
+      `with ${nodes} nodes`,
+      () => {
+        fc.assert(
+          fc.property(
+            // Ends that leave nobody waiting for data.
+            fc.array(block, { maxLength: 8 }).map((blocks) => [...blocks.flat(), copyDone, sync]),
+            fc.array(fc.nat(500), { maxLength: 60 }),
+            fc.array(chance, { minLength: 1, maxLength: 4 }),
+            (script, moves, draws) => check(nodes, script, moves, draws),
+          ),
+          { seed, numRuns, includeErrorInReport: true },
+        );
+      },
+      timeoutMs,
+    );
   }
 });
 
-test("whichever standbys are lost, every request is concluded and the session goes on", () => {
-  fc.assert(
-    fc.property(
-      fc.array(block, { maxLength: 8 }).map((blocks) => [...blocks.flat(), copyDone, sync]),
-      fc.array(fc.nat(150), { minLength: 1, maxLength: 60 }),
-      fc.constantFrom([0], [1], [0, 1], [1, 0]),
-      checkLosses,
-    ),
-    { seed, numRuns, includeErrorInReport: true },
-  );
-});
+test(
+  "whichever standbys are lost, every request is concluded and the session goes on",
+  () => {
+    fc.assert(
+      fc.property(
+        fc.array(block, { maxLength: 8 }).map((blocks) => [...blocks.flat(), copyDone, sync]),
+        fc.array(fc.nat(150), { minLength: 1, maxLength: 60 }),
+        fc.constantFrom([0], [1], [0, 1], [1, 0]),
+        checkLosses,
+      ),
+      { seed, numRuns, includeErrorInReport: true },
+    );
+  },
+  timeoutMs,
+);
