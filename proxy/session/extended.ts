@@ -82,10 +82,17 @@ export class Extended {
     session.ports.noteStatement(sql, facts);
     for (const link of links) session.ports.noteNodeStatement(link, "Parse", sql, facts);
     if (known === undefined) {
-      const message = name === "" ? bytes.subarray(at, end) : bytes.slice(at, end);
       const otherMessage = otherParse(name, facts);
+      const keeps = name !== ""; // for as long as it likes, and not the whole chunk with it
       const statement = new Prepared({
-        ...{ name, sql, facts, message, otherMessage, links },
+        name,
+        sql,
+        facts,
+        chunk: keeps ? bytes.slice(at, end) : bytes,
+        from: keeps ? 0 : at,
+        to: keeps ? end - at : end,
+        otherMessage,
+        links,
         serial: ++this.#serial,
         segment: this.#segment,
       });

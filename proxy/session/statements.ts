@@ -9,8 +9,10 @@ export class Prepared {
   readonly name: string;
   readonly sql: string;
   readonly facts: StatementFacts;
-  /** The Parse message as the client sent it. */
-  readonly message: Uint8Array;
+  /** Where the Parse message stands as the client sent it; a view is made only when it is needed. */
+  readonly #chunk: Uint8Array;
+  readonly #from: number;
+  readonly #to: number;
   /** What nodes other than the write node get instead: options that a standby refuses are left out. */
   readonly otherMessage: Uint8Array | undefined;
   /** Nodes on which it exists, or will when what was sent has been answered. */
@@ -30,7 +32,9 @@ export class Prepared {
     readonly name: string;
     readonly sql: string;
     readonly facts: StatementFacts;
-    readonly message: Uint8Array;
+    readonly chunk: Uint8Array;
+    readonly from: number;
+    readonly to: number;
     readonly otherMessage: Uint8Array | undefined;
     readonly serial: number;
     readonly segment: number;
@@ -39,13 +43,19 @@ export class Prepared {
     this.name = options.name;
     this.sql = options.sql;
     this.facts = options.facts;
-    this.message = options.message;
+    this.#chunk = options.chunk;
+    this.#from = options.from;
+    this.#to = options.to;
     this.otherMessage = options.otherMessage;
     this.serial = options.serial;
     this.parsedIn = options.segment;
     this.segment = options.segment;
     this.links = options.links;
-    this.on.push(...options.links);
+    for (const link of options.links) this.on.push(link);
+  }
+
+  get message(): Uint8Array {
+    return this.#chunk.subarray(this.#from, this.#to);
   }
 
   forget(link: NodeLink): void {
