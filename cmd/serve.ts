@@ -44,7 +44,7 @@ import { Engine } from "../proxy/engine.ts";
 import { listenAddresses, openListeners } from "../proxy/listener.ts";
 import type { LoginWorld } from "../proxy/session/startup.ts";
 import { clientTlsOf, serverTlsOf, type TlsExtras } from "../proxy/tls.ts";
-import type { Transport } from "../proxy/transport/conn.ts";
+import type { Conn, Listener, Transport } from "../proxy/transport/conn.ts";
 import { configSource } from "./load_config.ts";
 import { loadParser } from "./load_parser.ts";
 import { openLogDestination } from "./log_destination.ts";
@@ -111,6 +111,7 @@ class Server {
     const log = createLog(logOptions, source);
     destination.announce(log);
     writeMessages(log, this.#loaded.messages);
+    surviveInternalErrors(log);
     const pidFile = this.#path(config.pid_file_name);
     writePidFile(pidFile);
     try {
@@ -185,17 +186,10 @@ class Server {
     });
     controller.subscribe((state) => engine.publish(state));
 
-    await check.start();
-    const listeners = await openListeners(
-      transport,
-      listenAddresses(config),
-      (conn) => engine.accept(conn),
-      log,
-    );
-    log.write("LOG", `pgpool-II successfully started. version ${compatibleVersion}`);
-    this.#options.onStarted?.();
-
-    const exitCode = await this.#untilStopped(
+    const doors: Listener[] = [];
+    let closing = false;
+    // Signals count from here on: the search for the primary may take its time.
+    const stopped = this.#untilStopped(
       log,
       engine,
       () => {
@@ -207,10 +201,19 @@ class Server {
         }
       },
       async () => {
+        closing = true;
         check.stop();
-        await Promise.all(listeners.map((listener) => listener.close()));
+        await Promise.all(doors.map((listener) => listener.close()));
       },
     );
+    await check.start();
+    if (!closing) {
+      const accept = (conn: Conn) => engine.accept(conn);
+      doors.push(...(await openListeners(transport, listenAddresses(config), accept, log)));
+      log.write("LOG", `pgpool-II successfully started. version ${compatibleVersion}`);
+      this.#options.onStarted?.();
+    }
+    const exitCode = await stopped;
     log.write("LOG", "Pgpool-II system is shutdown");
     return exitCode;
   }
@@ -250,21 +253,27 @@ class Server {
       const node = controller.state.nodes[id];
       return node !== undefined && !isLive(node);
     };
-    const reloaded = reloadConfig(this.#loaded, configSource(this.#options.configFile), isDown);
-    this.#loaded = reloaded;
+    const before = this.#loaded;
+    const reloaded = reloadConfig(before, configSource(this.#options.configFile), isDown);
     writeMessages(log, reloaded.messages);
+    this.#loaded = reloaded;
+    let login: LoginWorld;
+    let backendWorld: BackendWorld;
+    try {
+      login = this.#loginWorld(log);
+      backendWorld = this.#backendWorld(transport);
+    } catch (error) {
+      this.#loaded = before; // all of it or nothing
+      throw error;
+    }
     this.#passwords.open(log, this.#options.keyFile);
     this.#scramKeys.clear();
     controller.reconfigure(this.#config.backends);
     const previous = engine.login;
-    const login = this.#loginWorld(log);
     // A file with a mistake in it must not lock anybody out or let anybody in: the old rules stay.
     const hba = login.hba === "broken" ? previous.hba : login.hba;
-    engine.reconfigure(
-      this.#config,
-      { ...login, hba, tls: login.tls ?? previous.tls },
-      this.#backendWorld(transport),
-    );
+    const tls = login.tls ?? previous.tls;
+    engine.reconfigure(this.#config, { ...login, hba, tls }, backendWorld);
   }
 
   #loginWorld(log: Log): LoginWorld {
@@ -303,6 +312,16 @@ class Server {
       defaultSocketDir,
     };
   }
+}
+
+/** A mistake of ours ends what it was made in; the other clients are still served. */
+function surviveInternalErrors(log: Log): void {
+  const tell = (error: unknown) => {
+    const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    log.write("ERROR", "internal error", { detail: stack });
+  };
+  process.on("uncaughtException", tell);
+  process.on("unhandledRejection", tell);
 }
 
 /** Writes that are to be replicated and are not would let the servers part: no start is better. */

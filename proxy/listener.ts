@@ -52,7 +52,7 @@ export async function openListeners(
     try {
       listeners.push(await transport.listen(address, onConn));
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
+      const reason = reasonOf(error);
       failures.push(`${name}: ${reason}`);
       if (address.kind === "unix" || isTaken(error)) {
         await Promise.all(listeners.map((listener) => listener.close()));
@@ -70,6 +70,20 @@ export async function openListeners(
     });
   }
   return listeners;
+}
+
+/** The system's own words for what it refuses most often (strerror(3)). */
+const systemTexts: { readonly [code: string]: string } = {
+  EADDRINUSE: "Address already in use",
+  EADDRNOTAVAIL: "Cannot assign requested address",
+  EACCES: "Permission denied",
+  ENOENT: "No such file or directory",
+};
+
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const { code } = error as { readonly code?: unknown };
+  return (typeof code === "string" ? systemTexts[code] : undefined) ?? error.message;
 }
 
 /** Somebody else serves this port: going on without it would look like working. */

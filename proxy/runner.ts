@@ -343,7 +343,10 @@ export class Runner {
         session.fromClient(chunk);
       },
       onDrain: () => session.clientDrained(),
-      onClose: () => session.end({ kind: "broken", why: "the client closed the connection" }),
+      onClose: (error) => {
+        this.#logMistake(error);
+        session.end({ kind: "broken", why: "the client closed the connection" });
+      },
     };
   }
 
@@ -356,6 +359,7 @@ export class Runner {
       onDrain: () => session.nodeDrained(),
       onClose: (error) => {
         backend.markClosed();
+        this.#logMistake(error);
         session.nodeLost(link, error?.message ?? lostByEof);
       },
     };
@@ -386,7 +390,7 @@ export class Runner {
   ): void {
     const engine = this.#engine;
     if (label === "" || label === "Execute") engine.counters.statement(link.id, facts.counter);
-    this.#statements[link.id] = sql;
+    this.#statements[link.id] = sql.length > STATEMENT_SHOWN_MAX ? shortened(sql) : sql;
     const { log_per_node_statement, notice_per_node_statement } = this.config;
     if (!log_per_node_statement && !notice_per_node_statement) return;
     const text = label === "" ? engine.shown(sql) : `${label}: ${engine.shown(sql)}`;
@@ -448,7 +452,10 @@ export class Runner {
     return (await Promise.all(cleaning)).every((clean) => clean);
   }
 
-  #refuse(error: unknown): void {
+  #refuse(thrown: unknown): void {
+    // What was awaited failed because it was given up: the reason for that is the news.
+    const { aborted, reason } = this.#abort.signal;
+    const error: unknown = aborted && !(thrown instanceof ChannelClosed) ? reason : thrown;
     if (error instanceof ChannelClosed) {
       if (error instanceof HandshakeFailed) {
         this.#log.write("LOG", "could not accept SSL connection", { detail: error.message });
@@ -473,6 +480,12 @@ export class Runner {
     }
     const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
     this.#log.write("ERROR", "internal error", { detail: stack });
+  }
+
+  /** What our own code threw in the middle of a session ends that session, and is told here. */
+  #logMistake(error: Error | undefined): void {
+    const ours = [TypeError, RangeError, ReferenceError, SyntaxError];
+    if (ours.some((kind) => error instanceof kind)) this.#logError(error);
   }
 
   /** An error that only the client's own command is to blame for. */
@@ -506,6 +519,12 @@ export class Runner {
 const isOff = (frame: Uint8Array): boolean => Buffer.from(frame).toString().endsWith("\0off\0");
 
 const dropsTemporaries = (sql: string): boolean => /^\s*discard\s+(all|temp)/i.test(sql);
+
+/** Characters of a statement that SHOW pool_pools has room for. */
+const STATEMENT_SHOWN_MAX = 1023;
+/** A copy: a slice would keep the whole of a long statement in memory. */
+const shortened = (sql: string): string =>
+  Buffer.from(sql.slice(0, STATEMENT_SHOWN_MAX)).toString();
 
 const lostByEof = "EOF encountered with backend";
 

@@ -89,7 +89,14 @@ export async function askNode(
   node: NodeId,
   signal: AbortSignal,
 ): Promise<NodeAnswer> {
-  const backend = await openProbe(world, node, signal);
+  // A server that accepts and then says nothing must not keep the check, nor the start, waiting.
+  const limit = AbortSignal.any([
+    signal,
+    AbortSignal.timeout(world.addressOf(node).connectTimeoutMs),
+  ]);
+  const backend = await openProbe(world, node, limit);
+  const giveUp = () => backend.conn.destroy();
+  limit.addEventListener("abort", giveUp, { once: true });
   try {
     const [row] = await queryRows(backend, positionSql);
     const inRecovery = row?.[0] === "t";
@@ -102,6 +109,7 @@ export async function askNode(
     );
     return { node, inRecovery, lsn: lsnOf(row?.[1]), standbys };
   } finally {
+    limit.removeEventListener("abort", giveUp);
     backend.close();
   }
 }
