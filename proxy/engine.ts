@@ -119,7 +119,7 @@ export class Engine {
     return this.#runnerOfSlot[slot.index];
   }
 
-  answer(runner: Runner, _sql: string, facts: StatementFacts): Uint8Array {
+  answer(runner: Runner, facts: StatementFacts): Uint8Array {
     return this.#answer(runner, facts);
   }
 

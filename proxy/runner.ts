@@ -13,12 +13,14 @@ import type { StatementFacts } from "../core/sql/facts.ts";
 import {
   authenticationOk,
   backendKeyData,
+  decodeBackend,
+  errorField,
   errorResponse,
   noticeResponse,
   readyForQuery,
   toErrorResponse,
 } from "../core/wire/backend.ts";
-import { ForeignPacket, loginBodySizeMax } from "../core/wire/frame.ts";
+import { ForeignPacket, frameOf, loginBodySizeMax } from "../core/wire/frame.ts";
 import { type Backend, openBackend, resetBackend } from "./backend.ts";
 import { Channel, ChannelClosed, HandshakeFailed } from "./channel.ts";
 import type { Engine } from "./engine.ts";
@@ -373,7 +375,8 @@ export class Runner {
       ended: (end) => void this.#finish(end),
       dropped: (link, why) => this.#dropped(set, link, why),
       parameterStatus: (link, frame) => set.backends[link.id]?.rememberParameter(frame),
-      answer: (sql, facts) => engine.answer(this, sql, facts),
+      answer: (_sql, facts) => engine.answer(this, facts),
+      noteError: (link, frame) => engine.counters.failure(link.id, severityOf(frame)),
       noteStatement: (sql) => {
         if (this.config.log_statement) this.#log.write("LOG", `statement: ${engine.shown(sql)}`);
       },
@@ -517,6 +520,14 @@ export class Runner {
 
 /** The value of a ParameterStatus frame is `off`. */
 const isOff = (frame: Uint8Array): boolean => Buffer.from(frame).toString().endsWith("\0off\0");
+
+/** How SHOW pool_backend_stats counts an ErrorResponse. */
+function severityOf(frame: Uint8Array): "panic" | "fatal" | "error" {
+  const message = decodeBackend(frameOf(frame));
+  if (message.kind !== "ErrorResponse") return "error";
+  const severity = errorField(message, "V") ?? errorField(message, "S");
+  return severity === "PANIC" ? "panic" : severity === "FATAL" ? "fatal" : "error";
+}
 
 const dropsTemporaries = (sql: string): boolean => /^\s*discard\s+(all|temp)/i.test(sql);
 

@@ -24,6 +24,8 @@ export interface SessionPorts {
   answer(sql: string, facts: StatementFacts): Uint8Array;
   /** Logs and counts; called for each statement and node it goes to. */
   noteStatement(sql: string, facts: StatementFacts): void;
+  /** A node answered the client's statement with this ErrorResponse. */
+  noteError(link: NodeLink, frame: Uint8Array): void;
   noteNodeStatement(link: NodeLink, label: string, sql: string, facts: StatementFacts): void;
 }
 

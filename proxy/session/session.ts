@@ -539,8 +539,9 @@ export class Session implements ReplyEvents, Desk {
     this.#extended.noteSqlDone(facts);
   }
 
-  failed(owed: Owed, link: NodeLink, _frame: Uint8Array): void {
+  failed(owed: Owed, link: NodeLink, frame: Uint8Array): void {
     if (owed.silent && !owed.errorsShow) return;
+    this.ports.noteError(link, frame);
     const { writeLink } = this;
     if (link !== writeLink && writeLink.status === IN_TRANSACTION && !writeLink.skipping) {
       this.#extended.failTransaction(writeLink);

@@ -54,6 +54,7 @@ function sessionOf(nodes: number) {
       answer: () => new Uint8Array(0),
       noteStatement() {},
       noteNodeStatement() {},
+      noteError() {},
     },
     router,
     nodes: ids.map((id) => ({ id, sink })),

@@ -76,6 +76,17 @@ describe("the pool", () => {
     expect(await pgpool.stop("fast")).toBe("exit 0");
   });
 
+  test("is not troubled by an error, which is counted for the node that gave it", async () => {
+    await using own = new Scope();
+    const pgpool = await startPgpool(own, { num_init_children: 1 });
+    const client = await RawClient.login(pgpool.tcp, login);
+    await client.query("SELECT 1/0");
+    const [row] = await client.rows("SHOW pool_backend_stats");
+    expect(row).toMatchObject({ error_cnt: "1", fatal_cnt: "0", panic_cnt: "0" });
+    await client.terminate();
+    expect(await pgpool.stop("fast")).toBe("exit 0");
+  });
+
   test("never keeps postgres, template1 and regression", async () => {
     await using own = new Scope();
     const pgpool = await startPgpool(own, { num_init_children: 1 });

@@ -232,6 +232,7 @@ export class Stage {
       answer: (sql) => commandComplete(`ANSWER ${sql}`),
       noteStatement: () => {},
       noteNodeStatement: () => {},
+      noteError: () => {},
     };
   }
 }
