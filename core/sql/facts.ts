@@ -5,22 +5,44 @@
  */
 
 import {
+  blankCacheFacts,
+  type CacheFacts,
+  type Changes,
+  cacheFactsOf,
+  changesWhenRun,
+  unknownCacheFacts,
+} from "./cache_facts.ts";
+import { changedTables, noTables } from "./changed_tables.ts";
+import {
   anyField,
   childList,
   childNode,
   type FunctionName,
   findInTree,
+  flagField,
   isNode,
   type RelationName,
+  type SetsHere,
   type TaggedNode,
   type TreeFindings,
+  type TreeNode,
   tagged,
   textField,
+  writingTags,
 } from "./parse_tree.ts";
 import { type PgpoolCommand, pgpoolCommandOf } from "./pgpool_command.ts";
-import { readsOnly, type Statement, statementOf, writesInWith } from "./statement.ts";
+import {
+  insertsOf,
+  nothingReplicated,
+  type ReplicatedFacts,
+  replicatedFacts,
+} from "./replicated_facts.ts";
+import { asksSession, reachesUnnamed, type Unnamed } from "./session_objects.ts";
+import { analyzedBy, readsOnly, type Statement, statementOf, writesInWith } from "./statement.ts";
+import { type InBlock, inBlock } from "./transaction_block.ts";
 
-export type { FunctionName, RelationName } from "./parse_tree.ts";
+export type { CacheFacts, Changes } from "./cache_facts.ts";
+export type { FunctionName, RelationName, SetsHere } from "./parse_tree.ts";
 export type { PgpoolCommand } from "./pgpool_command.ts";
 export type { Statement, TransactionControl } from "./statement.ts";
 
@@ -62,15 +84,28 @@ export const READ_AS_WRITTEN = 4;
 const READ_ALWAYS = READ_WITH_COMMENTS | READ_TRIMMED | READ_AS_WRITTEN;
 
 /** What success of the statement may make untrue of what is cached about the catalogs. */
-export type Redefines = "nothing" | "temporary" | "catalog";
+export type Redefines = "nothing" | "temporary" | "catalog" | "databases";
 
 /** A PREPARE, wherever in the text it stands. `sql` prepares it again elsewhere. */
 export type PreparedFacts = {
   readonly name: string;
   readonly sql: string;
+  /** As `StatementFacts.changedTables`, of each EXECUTE. */
+  readonly changedTables: readonly string[];
+  /** As `StatementFacts.inserts`, of each EXECUTE. */
+  readonly inserts: readonly RelationName[];
+  /** As `CacheFacts.changes`, of each EXECUTE. */
+  readonly changes: Changes;
 };
 
-export type StatementFacts = {
+/**
+ * What success leaves behind in the server's session, beyond what is committed: nothing; settings,
+ * which every node has; or what no other server could have, as a temporary table. (What a function
+ * of the user's leaves cannot be seen.)
+ */
+export type Leaves = "nothing" | "settings" | "state";
+
+export type StatementFacts = ReplicatedFacts & {
   /** The first statement of the text; the rest only shows in `multiStatement` and the lists. */
   readonly statement: Statement;
   readonly destination: Destination;
@@ -91,13 +126,44 @@ export type StatementFacts = {
   readonly calledFunctions: readonly FunctionName[];
   /** Tables that dml_adaptive takes as written: all of an INSERT, UPDATE, DELETE, MERGE, locking SELECT. */
   readonly writtenTables: readonly RelationName[];
+  /**
+   * Names of tables and views that are another after success: rows changed, defined, dropped. Of
+   * every statement of the text; what a PREPARE would change stands in `prepares`.
+   */
+  readonly changedTables: readonly string[];
   /** pg_terminate_backend(pid) with a constant. */
   readonly terminatesPid: number | undefined;
   readonly redefines: Redefines;
+  readonly leaves: Leaves;
   /** Every PREPARE of the text. */
   readonly prepares: readonly PreparedFacts[];
+  /** The names in DEALLOCATEs among several statements; "" for ALL. */
+  readonly deallocates: readonly string[];
+  /**
+   * How many statements of the text have been answered when each of these has run. The last is not
+   * answered when the commit behind it fails.
+   */
+  readonly deallocatesAfter: readonly number[];
+  /** The names that such a text executes before it undoes them. */
+  readonly executesFirst: readonly string[];
+  /** A read that may reach temporary objects other than the tables it names. */
+  readonly reachesUnnamed: Unnamed;
+  /** A read of what only the primary's session knows. */
+  readonly asksSession: boolean;
+  /** The prepared statement that EXPLAIN or CREATE TABLE AS executes; `creates` in the latter. */
+  readonly executes: { readonly name: string; readonly creates: boolean } | undefined;
+  /** The cursor that DECLARE, FETCH, MOVE or CLOSE names. */
+  readonly cursor: string | undefined;
+  /** A COMMIT or ROLLBACK is among several statements. */
+  readonly endsWithin: boolean;
   /** A later statement of the text may write. (Pgpool looks at the first alone.) */
   readonly laterWrites: boolean;
+  /** Settings of which the other nodes do not hear: set_config(), and SET among other statements. */
+  readonly setsHere: SetsHere;
+  /** For the query cache. */
+  readonly cache: CacheFacts;
+  /** What a transaction block of the proxy's around the text would do. */
+  readonly inBlock: InBlock;
 };
 
 /** What the parser made of a text. */
@@ -123,9 +189,11 @@ export function factsOf(sql: string, outcome: ParseOutcome): StatementFacts {
   return parsedFacts(sql, first, statements);
 }
 
-type RawStatement = TaggedNode & { readonly offset: number; readonly length: number };
+/** `offset` and `length` in bytes of UTF-8; length 0 is up to the end of the text. */
+export type RawStatement = TaggedNode & { readonly offset: number; readonly length: number };
 
-function statementsOf(tree: unknown): readonly RawStatement[] {
+/** The statements of a tree as the parser gives it. */
+export function statementsOf(tree: unknown): readonly RawStatement[] {
   if (!isNode(tree)) return [];
   const found: RawStatement[] = [];
   for (const raw of childList(tree, "stmts")) {
@@ -157,10 +225,24 @@ const blank: StatementFacts = {
   maybeTemporary: none,
   calledFunctions: none,
   writtenTables: none,
+  changedTables: noTables,
   terminatesPid: undefined,
   redefines: "nothing",
+  leaves: "nothing",
   prepares: none,
+  deallocates: none,
+  deallocatesAfter: none,
+  executesFirst: none,
+  reachesUnnamed: "nothing",
+  asksSession: false,
+  executes: undefined,
+  cursor: undefined,
+  endsWithin: false,
   laterWrites: false,
+  setsHere: "nothing",
+  ...nothingReplicated,
+  cache: blankCacheFacts,
+  inBlock: "idle",
 };
 
 /** Blanks, `;` or comments only: a constant SELECT to the rules, EmptyQueryResponse to the client. */
@@ -186,12 +268,14 @@ function unparsable(multiStatement: boolean): StatementFacts {
   return {
     ...blank,
     statement: { kind: "unparsable" },
+    inBlock: "refused",
     destination: "primary",
     reason: "unparsable",
     readBits: 0,
     multiStatement,
     redefines: "catalog",
     laterWrites: multiStatement,
+    cache: unknownCacheFacts,
   };
 }
 
@@ -205,22 +289,39 @@ function parsedFacts(
   const { destination, reason } = destinationOf(first, statement, below);
   const readBits = readBitsOf(sql, first, statement);
   const examined = examinedFunctions(first, statement);
+  const onlySettings = all.length > 1 && all.every(isSetting);
   return {
     statement,
     destination,
     reason,
     readBits,
     multiStatement: all.length > 1,
-    onlySettings: all.length > 1 && all.every(isSetting),
+    onlySettings,
     counter: counterOf(first.tag),
     readTables: first.tag === "SelectStmt" ? below.tables : none,
     maybeTemporary: readBits !== 0 ? below.tables : none,
     calledFunctions: examined ? below.functions : none,
     writtenTables: writtenTablesOf(first, below.tables, readBits),
+    changedTables: changedTables(all, below.targets),
     terminatesPid: first.tag === "SelectStmt" ? below.terminatesPid : undefined,
     redefines: all.reduce<Redefines>((worst, each) => worseOf(worst, redefinedBy(each)), "nothing"),
+    leaves: leavesOf(all, onlySettings || all.length === 1),
     prepares: preparesOf(sql, all),
+    ...namesOf(all),
+    reachesUnnamed:
+      readBits === 0 ? "nothing" : reachesUnnamed(below.functions, below.plainTypesOnly),
+    asksSession: asksSession(statement, below),
+    executes: executedBy(first),
+    cursor:
+      all.length === 1 && cursorTags.has(first.tag)
+        ? textField(first.node, "portalname")
+        : undefined,
+    endsWithin: all.length > 1 && all.some(isEnd),
     laterWrites: all.some((each) => each !== first && mayWrite(each)),
+    setsHere: all.length === 1 ? below.sets : setsAmongOthers(all, onlySettings),
+    ...replicatedFacts(all, below),
+    cache: cacheFactsOf(all, below),
+    inBlock: inBlock(all),
   };
 }
 
@@ -374,13 +475,6 @@ function otherDestination(first: TaggedNode): Decided {
   }
 }
 
-const writingTags: ReadonlySet<string> = new Set([
-  "InsertStmt",
-  "UpdateStmt",
-  "DeleteStmt",
-  "MergeStmt",
-]);
-
 function writtenTablesOf(
   first: TaggedNode,
   tables: readonly RelationName[],
@@ -441,8 +535,6 @@ const harmlessDefinitions: ReadonlySet<string> = new Set([
   "AlterRoleStmt",
   "AlterRoleSetStmt",
   "DropRoleStmt",
-  "CreateDatabaseStmt",
-  "CreatedbStmt",
   "CreateTableSpaceStmt",
   "DropTableSpaceStmt",
   "CreatePublicationStmt",
@@ -461,6 +553,9 @@ const harmlessDefinitions: ReadonlySet<string> = new Set([
   "AlterDefaultPrivilegesStmt",
 ]);
 
+/** A database of a name that was known may be another one now. */
+const databaseTags: ReadonlySet<string> = new Set(["CreatedbStmt", "DropdbStmt"]);
+
 const definingTag = /^(?:Create|Alter|Drop|Rename|Define|Import|Do|Composite|View|Refresh)/;
 
 function redefinedBy(raw: TaggedNode): Redefines {
@@ -474,11 +569,86 @@ function redefinedBy(raw: TaggedNode): Redefines {
   if (raw.tag === "SelectStmt") {
     return childNode(raw.node, "intoClause") === undefined ? "nothing" : "catalog";
   }
+  if (raw.tag === "ExplainStmt") {
+    const inner = analyzedBy(raw.node);
+    return inner === undefined ? "nothing" : redefinedBy(inner);
+  }
   // These run code of the user's, which most often creates temporary tables if any.
   if (raw.tag === "CallStmt" || raw.tag === "DiscardStmt") return "temporary";
   if (harmlessDefinitions.has(raw.tag)) return "nothing";
+  if (databaseTags.has(raw.tag) || textField(raw.node, "renameType") === "OBJECT_DATABASE") {
+    return "databases";
+  }
   return definingTag.test(raw.tag) ? "catalog" : "nothing";
 }
+
+/** Functions whose effect lasts as long as the session. */
+const lastingFunctions: ReadonlySet<string> = new Set([
+  "pg_advisory_lock",
+  "pg_advisory_lock_shared",
+  "pg_try_advisory_lock",
+  "pg_try_advisory_lock_shared",
+  "set_config",
+  "setseed",
+]);
+
+/** CURSOR_OPT_HOLD of PostgreSQL's parse tree: the cursor outlives its transaction. */
+const CURSOR_OPT_HOLD = 0x20;
+
+/** `everywhere`: what is set is set on every node. */
+function leavesOf(all: readonly RawStatement[], everywhere: boolean): Leaves {
+  let leaves: Leaves = "nothing";
+  for (const raw of all) {
+    if (leavesState(raw)) return "state";
+    if (raw.tag === "VariableSetStmt" && !flagField(raw.node, "is_local")) leaves = "settings";
+  }
+  return leaves === "nothing" || everywhere ? leaves : "state";
+}
+
+function leavesState(raw: RawStatement): boolean {
+  switch (raw.tag) {
+    case "ListenStmt":
+    case "LoadStmt":
+      return true;
+    case "DeclareCursorStmt": {
+      const options = anyField(raw.node, "options");
+      return typeof options === "number" && (options & CURSOR_OPT_HOLD) !== 0;
+    }
+    case "CreateSeqStmt":
+      return isTemporary(childNode(raw.node, "sequence"));
+    case "SelectStmt": {
+      if (isTemporary(childNode(childNode(raw.node, "intoClause") ?? {}, "rel"))) return true;
+      return callsLasting(raw.node);
+    }
+    case "InsertStmt":
+    case "UpdateStmt":
+    case "DeleteStmt":
+    case "MergeStmt":
+    case "PrepareStmt": // whatever is executed later
+      return callsLasting(raw.node);
+    case "DiscardStmt":
+      return false;
+    default:
+      return redefinedBy(raw) === "temporary" && raw.tag !== "CallStmt";
+  }
+}
+
+function setsAmongOthers(all: readonly RawStatement[], everywhere: boolean): SetsHere {
+  let sets: SetsHere = "nothing";
+  for (const { tag, node } of all) {
+    const lasts = tag === "VariableSetStmt" && !everywhere && !flagField(node, "is_local");
+    const found = lasts ? "session" : findInTree(node).sets;
+    if (found === "session") return found;
+    if (found === "transaction") sets = found;
+  }
+  return sets;
+}
+
+const callsLasting = (node: TreeNode): boolean =>
+  findInTree(node).functions.some(({ name }) => lastingFunctions.has(name));
+
+const isTemporary = (relation: TreeNode | undefined): boolean =>
+  relation !== undefined && textField(relation, "relpersistence") === "t";
 
 function mayWrite(raw: TaggedNode): boolean {
   if (raw.tag === "TransactionStmt" || raw.tag === "VariableShowStmt") return false;
@@ -487,10 +657,53 @@ function mayWrite(raw: TaggedNode): boolean {
   return below.functions.length > 0 || below.locksRows || !readsOnly(raw.node);
 }
 
-const redefinesOrder: readonly Redefines[] = ["nothing", "temporary", "catalog"];
+function executedBy({ tag, node }: TaggedNode): StatementFacts["executes"] {
+  if (tag !== "ExplainStmt" && tag !== "CreateTableAsStmt") return undefined;
+  const inner = tagged(anyField(node, "query"));
+  if (inner?.tag === "CreateTableAsStmt") return executedBy(inner);
+  if (inner?.tag !== "ExecuteStmt") return undefined;
+  return { name: textField(inner.node, "name"), creates: tag === "CreateTableAsStmt" };
+}
+
+const redefinesOrder: readonly Redefines[] = ["nothing", "temporary", "catalog", "databases"];
 
 function worseOf(a: Redefines, b: Redefines): Redefines {
   return redefinesOrder.indexOf(a) >= redefinesOrder.indexOf(b) ? a : b;
+}
+
+const cursorTags: ReadonlySet<string> = new Set([
+  "DeclareCursorStmt",
+  "FetchStmt",
+  "ClosePortalStmt",
+]);
+
+function isEnd(raw: TaggedNode): boolean {
+  const statement = statementOf(raw);
+  if (statement.kind !== "transaction") return false;
+  const { kind } = statement.control;
+  return kind === "commit" || kind === "rollback" || kind === "two_phase";
+}
+
+const noNames = { deallocates: none, deallocatesAfter: none, executesFirst: none };
+
+/** What several statements do with prepared ones, if they undo any. */
+function namesOf(all: readonly RawStatement[]) {
+  if (all.length === 1 || !all.some(({ tag }) => tag === "DeallocateStmt")) return noNames;
+  const deallocates: string[] = [];
+  const deallocatesAfter: number[] = [];
+  const executesFirst: string[] = [];
+  for (const [index, each] of all.entries()) {
+    const isExecute = each.tag === "ExecuteStmt";
+    const executed = isExecute ? textField(each.node, "name") : executedBy(each)?.name;
+    if (each.tag === "DeallocateStmt") {
+      deallocates.push(textField(each.node, "name"));
+      deallocatesAfter.push(Math.min(index + 1, all.length - 1));
+    } else if (executed !== undefined) {
+      const isUndone = deallocates.includes(executed) || deallocates.includes("");
+      if (!isUndone) executesFirst.push(executed);
+    }
+  }
+  return { deallocates, deallocatesAfter, executesFirst };
 }
 
 function preparesOf(sql: string, all: readonly RawStatement[]): readonly PreparedFacts[] {
@@ -502,6 +715,11 @@ function preparesOf(sql: string, all: readonly RawStatement[]): readonly Prepare
     .map((raw) => {
       const end = raw.length === 0 ? bytes.length : raw.offset + raw.length;
       const text = new TextDecoder().decode(bytes.subarray(raw.offset, end));
-      return { name: textField(raw.node, "name"), sql: text };
+      const query = tagged(anyField(raw.node, "query"));
+      const changed = query === undefined ? noTables : changedTables([query]);
+      const inserts = query === undefined ? none : insertsOf(query);
+      const changes = changesWhenRun(anyField(raw.node, "query"));
+      const name = textField(raw.node, "name");
+      return { name, sql: text, changedTables: changed, inserts, changes };
     });
 }

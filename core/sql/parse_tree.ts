@@ -5,6 +5,8 @@
  * fields that hold a default value (false, 0, "", empty list) are left out.
  */
 
+import { isPlainType } from "./session_objects.ts";
+
 export type TreeNode = { readonly [field: string]: unknown };
 
 /** One statement of a text: its tag, such as `SelectStmt`, and its fields. */
@@ -96,17 +98,33 @@ export function qualifiedName(schema: string | undefined, name: string): Relatio
   return { schema, name, key: schema === undefined ? name : `${schema}\0${name}` };
 }
 
+/** For how long a statement sets something where only the server that runs it hears of it. */
+export type SetsHere = "nothing" | "transaction" | "session";
+
 /** What lies below a node that the routing rules ask for. */
 export type TreeFindings = {
   /** Every table reference, in no particular order and without repetition. */
   readonly tables: readonly RelationName[];
   readonly functions: readonly FunctionName[];
+  /** Targets of INSERT, UPDATE, DELETE and MERGE below: those of a WITH. */
+  readonly targets: readonly RelationName[];
   /** FOR UPDATE, NO KEY UPDATE, SHARE or KEY SHARE at any depth. */
   readonly locksRows: boolean;
   /** SELECT … INTO at any depth. */
   readonly selectsInto: boolean;
   /** The constant first argument of a pg_terminate_backend(pid[, timeout]). */
   readonly terminatesPid: number | undefined;
+  /** What set_config() is called for. */
+  readonly sets: SetsHere;
+  /** current_setting() is called for a name that the text does not tell. */
+  readonly asksAnySetting: boolean;
+  /** Every type named is one of PostgreSQL's own that stands for no object. */
+  readonly plainTypesOnly: boolean;
+  /**
+   * The answer may differ though no table has changed: CURRENT_DATE and its kin, TABLESAMPLE, where
+   * a row stands (ctid, xmin, …), texts from elsewhere read as dates ('today' would be one).
+   */
+  readonly unsteady: boolean;
 };
 
 /** Distinct names. Most statements have few, for which an index would be waste. */
@@ -128,6 +146,21 @@ class NameList {
   }
 }
 
+const noNames: readonly RelationName[] = [];
+
+/** Statements that change the rows of the table they name. */
+export const writingTags: ReadonlySet<string> = new Set([
+  "InsertStmt",
+  "UpdateStmt",
+  "DeleteStmt",
+  "MergeStmt",
+]);
+
+function withTarget(targets: readonly RelationName[], statement: unknown): readonly RelationName[] {
+  const target = isNode(statement) ? relationOf(anyField(statement, "relation")) : undefined;
+  return target === undefined ? targets : [...targets, target];
+}
+
 /** Fields that hold a RangeVar without its tag and mean "this table is used". */
 const bareRelationFields: ReadonlySet<string> = new Set(["relation"]);
 
@@ -139,9 +172,15 @@ const bareRelationFields: ReadonlySet<string> = new Set(["relation"]);
 export function findInTree(root: TreeNode): TreeFindings {
   const tables = new NameList();
   const functions = new NameList();
+  let targets = noNames;
   let locksRows = false;
   let selectsInto = false;
   let terminatesPid: number | undefined;
+  let plainTypesOnly = true;
+  let unsteady = false;
+  let sets: SetsHere = "nothing";
+  let asksAnySetting = false;
+  // Not by `walkTree`: calls for each field would take three times as long.
   const pending: unknown[] = [root];
   while (pending.length > 0) {
     const value = pending.pop();
@@ -159,17 +198,83 @@ export function findInTree(root: TreeNode): TreeFindings {
       else if (field === "FuncCall") {
         addFunction(functions, child);
         terminatesPid ??= terminatedPid(child);
-      } else if (bareRelationFields.has(field)) addRelation(tables, child);
+        if (sets !== "session") sets = setBy(child, sets);
+        asksAnySetting ||= isAnySetting(child);
+      } else if (field === "typeName") {
+        plainTypesOnly &&= isPlainType(typeNameOf(child));
+        unsteady ||= readsClock(value, child);
+      } else if (field === "ColumnRef") unsteady ||= isSystemColumn(child);
+      else if (unsteadyTags.has(field)) unsteady = true;
+      else if (bareRelationFields.has(field)) addRelation(tables, child);
+      else if (writingTags.has(field)) targets = withTarget(targets, child);
       pending.push(child);
     }
   }
   return {
     tables: tables.names,
     functions: functions.names,
+    targets,
     locksRows,
     selectsInto,
     terminatesPid,
+    sets,
+    asksAnySetting,
+    plainTypesOnly,
+    unsteady,
   };
+}
+
+const unsteadyTags: ReadonlySet<string> = new Set([
+  "SQLValueFunction",
+  "RangeTableSample",
+  "CurrentOfExpr",
+]);
+
+/** VACUUM, CLUSTER and row locks change these without a change of the row. */
+const systemColumns: ReadonlySet<string> = new Set(["ctid", "xmin", "xmax", "cmin", "cmax"]);
+
+function isSystemColumn(reference: object): boolean {
+  if (!isNode(reference)) return false;
+  return systemColumns.has(nameParts(childList(reference, "fields")).at(-1) ?? "");
+}
+
+const clockTypes: ReadonlySet<string> = new Set(["date", "time", "timestamp"]);
+const zonedTypes: ReadonlySet<string> = new Set(["timetz", "timestamptz"]);
+
+/** `holder` names this type: of its own constants whoever sees the whole text may judge. */
+function readsClock(holder: TreeNode, type: object): boolean {
+  const name = typeNameOf(type).at(-1) ?? "";
+  if (zonedTypes.has(name)) return true;
+  if (!clockTypes.has(name)) return false;
+  const what = tagged(anyField(holder, "arg"))?.tag;
+  return what !== "A_Const" && what !== "ParamRef";
+}
+
+const typeNameOf = (value: unknown): string[] =>
+  isNode(value) ? nameParts(childList(value, "names")) : [];
+
+/**
+ * Shows every node and list of the statement, itself too, with the field or tag that holds it; `visit`
+ * says whether to go on below it. The stack is ours, so that a deep expression cannot exhaust the
+ * engine's.
+ */
+export function walkTree(
+  statement: TaggedNode,
+  visit: (field: string, child: TreeNode | readonly unknown[]) => boolean,
+): void {
+  const pending: unknown[] = [{ [statement.tag]: statement.node }];
+  while (pending.length > 0) {
+    const value = pending.pop();
+    if (Array.isArray(value)) {
+      for (const item of value) if (typeof item === "object") pending.push(item);
+      continue;
+    }
+    if (!isNode(value)) continue;
+    for (const field in value) {
+      const child = value[field];
+      if ((isNode(child) || Array.isArray(child)) && visit(field, child)) pending.push(child);
+    }
+  }
 }
 
 export function relationOf(value: unknown): RelationName | undefined {
@@ -190,6 +295,20 @@ function addFunction(into: NameList, value: unknown): void {
   const name = parts.at(-1);
   if (name === undefined) return;
   into.add(qualifiedName(parts.at(-2), name));
+}
+
+/** `before`: what calls before this one set. */
+function setBy(call: unknown, before: SetsHere): SetsHere {
+  if (!isNode(call)) return before;
+  if (nameParts(childList(call, "funcname")).at(-1) !== "set_config") return before;
+  const isLocal = childNode(unwrap(childList(call, "args")[2], "A_Const") ?? absent, "boolval");
+  return isLocal !== undefined && flagField(isLocal, "boolval") ? "transaction" : "session";
+}
+
+function isAnySetting(call: unknown): boolean {
+  if (!isNode(call)) return false;
+  if (nameParts(childList(call, "funcname")).at(-1) !== "current_setting") return false;
+  return unwrap(childList(call, "args")[0], "A_Const") === undefined;
 }
 
 /** The pid of a call pg_terminate_backend(pid[, timeout]) whose first argument is an integer. */

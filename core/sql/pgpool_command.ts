@@ -1,6 +1,6 @@
 /**
- * `PGPOOL SHOW …`, `PGPOOL SET …`, `PGPOOL RESET …`: statements of ours, unknown to PostgreSQL's
- * grammar, hence read here by hand (spec config/show.md sections 10 and 11).
+ * `PGPOOL SHOW …`, `PGPOOL SET …`, `PGPOOL RESET …`, and ours, `PGPOOL EXPLAIN ROUTE …`: statements
+ * unknown to PostgreSQL's grammar, hence read here by hand (spec config/show.md sections 10 and 11).
  */
 
 export type PgpoolCommand =
@@ -10,10 +10,13 @@ export type PgpoolCommand =
   | { readonly kind: "set_default"; readonly name: string }
   | { readonly kind: "cache_delete"; readonly query: string }
   | { readonly kind: "reset"; readonly name: string }
-  | { readonly kind: "reset_all" };
+  | { readonly kind: "reset_all" }
+  /** `sql`: all that follows, from its first character that is no blank. */
+  | { readonly kind: "explain_route"; readonly sql: string };
 
 const blank = String.raw`(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)`;
 const introduction = new RegExp(`^${blank}*pgpool(?=\\s|/\\*|--)`, "i");
+const explainRoute = new RegExp(`^${blank}+explain${blank}+route(?![\\w$])\\s*`, "i");
 /** A word, a quoted identifier, a string, a number or one of `= , ;`. */
 const tokenPattern = new RegExp(
   `${blank}*(?:("(?:[^"]|"")*")|('(?:[^']|'')*')|([A-Za-z_][\\w$.]*|[+-]?[\\d.]+\\w*)|([=,;]))`,
@@ -22,11 +25,25 @@ const tokenPattern = new RegExp(
 
 type Token = { readonly kind: "word" | "quoted" | "string" | "sign"; readonly text: string };
 
+/**
+ * Characters of a command, and of what stands before the statement of EXPLAIN ROUTE, which may be as
+ * long as any. Beyond that we do not look: to read tens of megabytes so would keep all clients waiting.
+ */
+const COMMAND_LENGTH_MAX = 16 * 1024;
+
 /** Undefined when the text is not such a command, or is one with a mistake in it. */
 export function pgpoolCommandOf(sql: string): PgpoolCommand | undefined {
-  const start = introduction.exec(sql);
+  const head = sql.length > COMMAND_LENGTH_MAX ? sql.slice(0, COMMAND_LENGTH_MAX) : sql;
+  const start = introduction.exec(head);
   if (start === null) return undefined;
-  const tokens = tokensOf(sql.slice(start[0].length));
+  const rest = head.slice(start[0].length);
+  const explained = explainRoute.exec(rest);
+  if (explained !== null) {
+    const statement = sql.slice(start[0].length + explained[0].length);
+    return statement === "" ? undefined : { kind: "explain_route", sql: statement };
+  }
+  if (sql.length > COMMAND_LENGTH_MAX) return undefined;
+  const tokens = tokensOf(rest);
   return tokens === undefined ? undefined : commandOf(tokens);
 }
 

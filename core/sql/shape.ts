@@ -9,6 +9,8 @@
  * of equal rows of them, are left out.
  */
 
+import { isTimeWord } from "./time_of_day.ts";
+
 export type Shape = {
   readonly text: string;
   /**
@@ -54,8 +56,25 @@ const kindOf = (code: number): number =>
 const isWord = (code: number): boolean =>
   code === 0x24 || kindOf(code) === charKind.letter || kindOf(code) === charKind.digit;
 
+/** What `#skim` does with each ASCII character; beyond ASCII all are words. */
+const skim = { stop: 0, pass: 1, space: 2, word: 3, look: 4 } as const;
+const skims = Uint8Array.from({ length: 128 }, (_, code) => {
+  if (kinds[code] === charKind.space) return skim.space;
+  if (kinds[code] === charKind.letter) return skim.word;
+  if (kinds[code] === charKind.digit) return skim.stop;
+  const sign = String.fromCharCode(code);
+  if (".-/(".includes(sign)) return skim.look;
+  return "'\"$;".includes(sign) ? skim.stop : skim.pass;
+});
+const words = Uint8Array.from({ length: 128 }, (_, code) => (isWord(code) ? 1 : 0));
+const QUOTE = 0x27;
+const TERMINATE_LENGTH = "pg_terminate_backend".length;
+
 const numberPattern = /(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?/y;
 const dollarPattern = /\$(?:[A-Za-z_\x80-\uffff][\w\x80-\uffff]*)?\$/y;
+
+/** Blanks and comments to the end of a line, and then a quote: the constant before goes on. */
+const goesOn = /^(?:\s|--[^\n\r]*)*'/;
 
 type ConstantList = {
   /** What goes out for it: "(" and up to three constants. */
@@ -72,14 +91,16 @@ type ConstantList = {
 
 class ShapeReader {
   readonly #sql: string;
-  readonly #out: string[] = [];
+  #out = "";
   /** Everything before this index is in `#out` or left out. */
   #from = 0;
   #at = 0;
   #shareable = true;
   #statementOpen = false;
   #statements = 0;
-  #lastWord = "";
+  /** Where the last word is. */
+  #wordFrom = 0;
+  #wordTo = 0;
 
   /** Inside "(" with nothing but constants and commas so far, these: */
   #list: ConstantList | undefined;
@@ -92,14 +113,52 @@ class ShapeReader {
 
   read(): Shape {
     const sql = this.#sql;
-    while (this.#at < sql.length) this.#token();
+    while (this.#at < sql.length) {
+      if (this.#statementOpen && this.#list === undefined && this.#row === undefined) this.#skim();
+      if (this.#at < sql.length) this.#token();
+    }
     this.#breakList();
     this.#flush(sql.length);
     return {
-      text: this.#out.join(""),
+      text: this.#out,
       shareable: this.#shareable,
       multiStatement: this.#statements > 1,
     };
+  }
+
+  /**
+   * Passes over what stays as it is, which is most of a text: words, single blanks, operators. Stops
+   * before whatever else there is, for `#token` to look at.
+   */
+  #skim(): void {
+    const sql = this.#sql;
+    const end = sql.length;
+    let at = this.#at;
+    while (at < end) {
+      const code = sql.charCodeAt(at);
+      const what = code < 128 ? skims[code] : skim.word;
+      if (what === skim.word) {
+        let to = at + 1;
+        for (; to < end; to++) {
+          const next = sql.charCodeAt(to);
+          if (next < 128 && words[next] === 0) break;
+        }
+        // The letter before a constant belongs to it; one function's constants matter.
+        const length = to - at;
+        if (length === TERMINATE_LENGTH) break;
+        if (length === 1 && isPrefixed(sql.charCodeAt(to))) break;
+        this.#wordFrom = at;
+        this.#wordTo = to;
+        at = to;
+      } else if (what === skim.pass) {
+        at++;
+      } else if (what === skim.stop || !staysAlone(code, sql, at + 1)) {
+        break;
+      } else {
+        at++;
+      }
+    }
+    this.#at = at;
   }
 
   #token(): void {
@@ -181,14 +240,14 @@ class ShapeReader {
   }
 
   #flush(to: number): void {
-    if (to > this.#from) this.#out.push(this.#sql.slice(this.#from, to));
+    if (to > this.#from) this.#out += this.#sql.slice(this.#from, to);
     this.#from = to;
   }
 
   /** The token from here to `end` becomes `text`. */
   #replace(end: number, text: string): void {
     this.#flush(this.#at);
-    this.#out.push(text);
+    this.#out += text;
     this.#from = end;
     this.#at = end;
   }
@@ -266,9 +325,11 @@ class ShapeReader {
     }
     // U&"…" and U&'…' may take a UESCAPE clause, whose constant is part of the token.
     if (next === 0x26 && (word === "u" || word === "U")) this.#shareable = false;
-    if (/^pg_terminate_backend$/i.test(word)) this.#shareable = false;
+    if (word.length === TERMINATE_LENGTH && /^pg_terminate_backend$/i.test(word))
+      this.#shareable = false;
     this.#significant(word);
-    this.#lastWord = word;
+    this.#wordFrom = this.#at;
+    this.#wordTo = end;
     this.#at = end;
   }
 
@@ -283,11 +344,15 @@ class ShapeReader {
     if (prefix !== "") {
       // An escape may be malformed, and a bit string has no doubled quote: the parser's business.
       const inside = this.#sql.slice(quote + 1, end - 1);
-      if (inside.includes("\\") || inside.includes("'")) this.#at = end;
-      else this.#replace(end, `${prefix}''`);
+      if (inside.includes("\\") || inside.includes("'") || isTimeWord(inside)) {
+        this.#at = end;
+      } else this.#replace(end, `${prefix}''`);
+      // What goes on in the next line is read by the prefix as well.
+      if (goesOn.test(this.#sql.slice(end))) this.#shareable = false;
       return;
     }
-    this.#constant(end, "''");
+    const tellsTime = isTimeWord(this.#sql, quote + 1, end - 1);
+    this.#constant(end, tellsTime ? this.#sql.slice(quote, end) : "''");
   }
 
   #escapedEnd(open: number): number | undefined {
@@ -321,22 +386,36 @@ class ShapeReader {
       this.#giveUp();
       return;
     }
-    this.#constant(close + tag.length, "$$$$");
+    const end = close + tag.length;
+    const tellsTime = isTimeWord(sql, this.#at + tag.length, close);
+    this.#constant(end, tellsTime ? sql.slice(this.#at, end) : "$$$$");
   }
 
   #number(): void {
+    const sql = this.#sql;
+    let stop = this.#at;
+    while (kindOf(sql.charCodeAt(stop)) === charKind.digit) stop++;
+    const behind = sql.charCodeAt(stop);
+    const short = stop > this.#at && stop - this.#at < INT_DIGITS_MIN;
+    if (short && behind !== 0x2e && !isWord(behind) && !this.#followsFloat()) {
+      this.#constant(stop, "1");
+    } else this.#unusualNumber();
+  }
+
+  /** float(20) and float(30) are different types. */
+  #followsFloat(): boolean {
+    if (this.#wordTo - this.#wordFrom !== 5) return false;
+    return this.#sql.slice(this.#wordFrom, this.#wordTo).toLowerCase() === "float";
+  }
+
+  #unusualNumber(): void {
     const sql = this.#sql;
     numberPattern.lastIndex = this.#at;
     const digits = numberPattern.exec(sql)?.[0] ?? "";
     const end = this.#at + digits.length;
     const next = sql.charCodeAt(end);
     const plain = numberShape(digits);
-    if (
-      plain === undefined ||
-      isWord(next) ||
-      next === 0x2e ||
-      this.#lastWord.toLowerCase() === "float"
-    ) {
+    if (plain === undefined || isWord(next) || next === 0x2e || this.#followsFloat()) {
       this.#significant("");
       let stop = end;
       while (stop < sql.length && (isWord(sql.charCodeAt(stop)) || sql[stop] === ".")) stop++;
@@ -392,7 +471,7 @@ class ShapeReader {
     }
     const text = `${list.group})`;
     const repeats = list.after && this.#row?.text === text ? this.#row.repeats + 1 : 1;
-    if (repeats <= KEPT_MAX) this.#out.push(list.after ? `,${text}` : text);
+    if (repeats <= KEPT_MAX) this.#out += list.after ? `,${text}` : text;
     this.#at++;
     this.#from = this.#at;
     this.#list = undefined;
@@ -407,10 +486,34 @@ class ShapeReader {
     if (list === undefined) return;
     const before = list.after ? `,${list.group}` : list.group;
     // The last constant may be a string that goes on in the next line.
-    this.#out.push(list.count > KEPT_MAX ? `${before},${list.last}` : before);
+    this.#out += list.count > KEPT_MAX ? `${before},${list.last}` : before;
     this.#from = list.gapAt;
   }
 }
+
+/** `'` of a constant with a prefix, `&` of U&. */
+const isPrefixed = (next: number): boolean => next === QUOTE || next === 0x26;
+
+/** Whether a blank, `.`, `-`, `/` or `(` is nothing but itself, given what comes behind it. */
+function staysAlone(code: number, sql: string, behind: number): boolean {
+  const next = sql.charCodeAt(behind);
+  switch (code) {
+    case 0x2e: // .
+      return kindOf(next) !== charKind.digit;
+    case 0x2d: // -
+      return next !== 0x2d;
+    case 0x2f: // /
+      return next !== 0x2a;
+    case 0x28: // ( before a name, `*` or `)` begins no list of constants
+      if (next === 0x2a || next === 0x29) return true;
+      return kindOf(next) === charKind.letter && sql.charCodeAt(behind + 1) !== QUOTE;
+    default:
+      return kindOf(next) !== charKind.space;
+  }
+}
+
+/** Fewer digits than this always fit int4. */
+const INT_DIGITS_MIN = 10;
 
 /**
  * An integer that fits int4 and any other number are different tokens to the grammar. Undefined
@@ -420,7 +523,7 @@ function numberShape(digits: string): string | undefined {
   // What begins with a point may stand right behind a word.
   if (digits.startsWith(".")) return ".5";
   if (/[.eE]/.test(digits)) return "1.5";
-  if (digits.length < 10) return "1";
+  if (digits.length < INT_DIGITS_MIN) return "1";
   if (digits.startsWith("0")) return undefined;
   return Number(digits) <= 2_147_483_647 ? "1" : "1.5";
 }

@@ -34,6 +34,7 @@ export type TransactionControl =
   | {
       readonly kind: "two_phase";
       readonly step: "prepare" | "commit_prepared" | "rollback_prepared";
+      readonly gid: string;
     };
 
 /** What a SET does to the transaction's nature; `none` for every other variable. */
@@ -162,11 +163,11 @@ function controlOf(node: TreeNode): TransactionControl {
     case "TRANS_STMT_ROLLBACK_TO":
       return { kind: "rollback_to" };
     case "TRANS_STMT_PREPARE":
-      return { kind: "two_phase", step: "prepare" };
+      return { kind: "two_phase", step: "prepare", gid: textField(node, "gid") };
     case "TRANS_STMT_COMMIT_PREPARED":
-      return { kind: "two_phase", step: "commit_prepared" };
+      return { kind: "two_phase", step: "commit_prepared", gid: textField(node, "gid") };
     case "TRANS_STMT_ROLLBACK_PREPARED":
-      return { kind: "two_phase", step: "rollback_prepared" };
+      return { kind: "two_phase", step: "rollback_prepared", gid: textField(node, "gid") };
     default:
       return { kind: "begin", ...modesOf(childList(node, "options")) };
   }
@@ -294,11 +295,20 @@ function discardOf(node: TreeNode): Statement {
 }
 
 /** An option named analyze counts whatever its value, as in Pgpool. */
-function explainOf(node: TreeNode): Statement {
-  const analyze = childList(node, "options").some((option) => {
+function analyzes(explain: TreeNode): boolean {
+  return childList(explain, "options").some((option) => {
     const element = unwrap(option, "DefElem");
     return element !== undefined && textField(element, "defname").toLowerCase() === "analyze";
   });
+}
+
+/** The statement that this EXPLAIN runs. */
+export function analyzedBy(explain: TreeNode): TaggedNode | undefined {
+  return analyzes(explain) ? tagged(anyField(explain, "query")) : undefined;
+}
+
+function explainOf(node: TreeNode): Statement {
+  const analyze = analyzes(node);
   const query = tagged(anyField(node, "query"));
   const ofSelect = query?.tag === "SelectStmt" && readsOnly(query.node);
   return { kind: "explain", analyze, ofSelect };
@@ -330,6 +340,8 @@ const poolShows: ReadonlySet<string> = new Set([
   "pool_cache",
   "pool_health_check_stats",
   "pool_backend_stats",
+  "pool_route_stats",
+  "pool_cache_stats",
 ]);
 
 export function isPoolShow(statement: Statement): boolean {

@@ -1,7 +1,8 @@
 /** What is read off a statement. Destinations have their own table: tests/proxy/routing. */
 
 import { beforeAll, describe, expect, test } from "bun:test";
-import type { Redefines, StatementFacts } from "../../../core/sql/facts.ts";
+import { noChanges } from "../../../core/sql/cache_facts.ts";
+import type { Leaves, Redefines, SetsHere, StatementFacts } from "../../../core/sql/facts.ts";
 import { isPoolShow, type Statement } from "../../../core/sql/statement.ts";
 import { StatementParser } from "../../../proxy/parser.ts";
 
@@ -29,7 +30,7 @@ describe("the statement", () => {
     ["ROLLBACK TO a", { kind: "transaction", control: { kind: "rollback_to" } }],
     [
       "ROLLBACK PREPARED 'x'",
-      { kind: "transaction", control: { kind: "two_phase", step: "rollback_prepared" } },
+      { kind: "transaction", control: { kind: "two_phase", step: "rollback_prepared", gid: "x" } },
     ],
     [
       "SET LOCAL Work_Mem TO 1",
@@ -131,11 +132,39 @@ describe("several statements", () => {
     expect(parser.facts(sql).onlySettings).toBe(only);
   });
 
+  test.each([
+    ["DEALLOCATE a", [], [], []],
+    ["EXECUTE a; SELECT 1", [], [], []],
+    ["DEALLOCATE a; SELECT 1/0", ["a"], [1], []],
+    ["SELECT 1; DEALLOCATE a", ["a"], [1], []],
+    ["SELECT 1; DEALLOCATE ALL; DEALLOCATE a; SELECT 2", ["", "a"], [2, 3], []],
+    ["EXECUTE b; DEALLOCATE a; EXPLAIN EXECUTE a; EXECUTE c", ["a"], [2], ["b", "c"]],
+    ["EXPLAIN EXECUTE a; DEALLOCATE ALL; PREPARE b AS SELECT 1; EXECUTE b", [""], [2], ["a"]],
+  ])("what several statements undo and execute: %s", (sql, deallocates, after, first) => {
+    expect(parser.facts(sql)).toMatchObject({
+      deallocates,
+      deallocatesAfter: after,
+      executesFirst: first,
+    });
+  });
+
   test("each PREPARE is found, with its text", () => {
     const sql = "/* é */ PREPARE a AS SELECT 'é'; SELECT 1; PREPARE b AS SELECT 2";
     expect(parser.facts(sql).prepares).toEqual([
-      { name: "a", sql: "PREPARE a AS SELECT 'é'" },
-      { name: "b", sql: "PREPARE b AS SELECT 2" },
+      {
+        name: "a",
+        sql: "PREPARE a AS SELECT 'é'",
+        changedTables: [],
+        inserts: [],
+        changes: noChanges,
+      },
+      {
+        name: "b",
+        sql: "PREPARE b AS SELECT 2",
+        changedTables: [],
+        inserts: [],
+        changes: noChanges,
+      },
     ]);
   });
 
@@ -160,6 +189,9 @@ describe("what success makes void", () => {
     ["CREATE TEMP VIEW v AS SELECT 1", "temporary"],
     ["DISCARD TEMP", "temporary"],
     ["CALL p()", "temporary"],
+    ["EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1", "temporary"],
+    ["EXPLAIN CREATE TEMP TABLE t AS SELECT 1", "nothing"],
+    ["EXPLAIN (ANALYZE, COSTS off) CREATE TABLE t AS SELECT 1", "catalog"],
     ["SELECT 1 INTO t", "catalog"],
     ["CREATE UNLOGGED TABLE t(a int)", "catalog"],
     ["CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "catalog"],
@@ -172,6 +204,11 @@ describe("what success makes void", () => {
     ["DO 'begin end'", "catalog"],
     ["SELECT 1; DROP TABLE t", "catalog"],
     ["nonsense", "catalog"],
+    ["ALTER DATABASE d SET work_mem = '1MB'", "nothing"],
+    ["CREATE DATABASE d", "databases"],
+    ["DROP DATABASE IF EXISTS d WITH (FORCE)", "databases"],
+    ["ALTER DATABASE d RENAME TO e", "databases"],
+    ["DROP TABLE t; DROP DATABASE d", "databases"],
   ];
   test.each(cases)("%s: %s", (sql, redefines) => {
     expect(parser.facts(sql).redefines).toBe(redefines);
@@ -186,5 +223,61 @@ describe("pg_terminate_backend", () => {
     ["SELECT pg_cancel_backend(4711)", undefined],
   ])("%s names %p", (sql, pid) => {
     expect(parser.facts(sql).terminatesPid).toBe(pid as number);
+  });
+});
+
+describe("what only the server that runs it hears is set", () => {
+  test.each([
+    ["SELECT set_config('a.b', 'c', false)", "session"],
+    ["SELECT set_config('a.b', $1, $2)", "session"],
+    ["SELECT pg_catalog.set_config('a.b', 'c', 't')", "session"],
+    ["SELECT set_config('a.b', 'c', true)", "transaction"],
+    ["SELECT set_config('a.b', 'c', true), set_config('a.c', 'c', false)", "session"],
+    ["INSERT INTO t SELECT set_config('a.b', 'c', false)", "session"],
+    ["SET a.b = 'c'", "nothing"],
+    ["SET a.b = 'c'; SET ROLE r", "nothing"],
+    ["SET a.b = 'c'; SELECT 1", "session"],
+    ["BEGIN; SET LOCAL a.b = 'c'", "nothing"],
+    ["SELECT 1; SELECT set_config('a.b', 'c', true)", "transaction"],
+    ["SELECT current_setting('a.b')", "nothing"],
+  ])("%s: for the %s", (sql, sets) => {
+    expect(parser.facts(sql).setsHere).toBe(sets as SetsHere);
+  });
+});
+
+describe("what is left behind in the server's session", () => {
+  const cases: [sql: string, leaves: Leaves][] = [
+    ["SELECT 1", "nothing"],
+    ["INSERT INTO t VALUES (1)", "nothing"],
+    ["CREATE TABLE t (a int)", "nothing"],
+    ["SET LOCAL work_mem = 1", "nothing"],
+    ["CALL p()", "nothing"],
+    ["DISCARD ALL", "nothing"],
+    ["DECLARE c CURSOR FOR SELECT 1", "nothing"],
+    ["SELECT pg_advisory_xact_lock(1)", "nothing"],
+    ["SET work_mem = 1", "settings"],
+    ["RESET ALL", "settings"],
+    ["SET ROLE a; SET work_mem = 1", "settings"],
+    ["SELECT 1; SET work_mem = 1", "state"],
+    ["SELECT set_config('a.b', 'c', false)", "state"],
+    ["SELECT pg_catalog.pg_try_advisory_lock_shared(1, 2)", "state"],
+    ["PREPARE p AS SELECT pg_advisory_lock($1)", "state"],
+    ["PREPARE p AS SELECT 1", "nothing"],
+    ["INSERT INTO t SELECT pg_advisory_lock(a) FROM t", "state"],
+    ["UPDATE t SET a = 1 WHERE pg_try_advisory_lock(a)", "state"],
+    ["DELETE FROM t WHERE pg_try_advisory_lock(a)", "state"],
+    ["CREATE TEMP TABLE t (a int)", "state"],
+    ["EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1", "state"],
+    ["CREATE TEMPORARY TABLE t AS SELECT 1", "state"],
+    ["CREATE TEMP VIEW v AS SELECT 1", "state"],
+    ["CREATE TEMP SEQUENCE s", "state"],
+    ["SELECT 1 INTO TEMP t", "state"],
+    ["BEGIN; CREATE TEMP TABLE t (a int); COMMIT", "state"],
+    ["DECLARE c CURSOR WITH HOLD FOR SELECT 1", "state"],
+    ["LISTEN a", "state"],
+    ["LOAD 'a'", "state"],
+  ];
+  test.each(cases)("%j leaves %s", (sql, leaves) => {
+    expect(parser.facts(sql).leaves).toBe(leaves);
   });
 });

@@ -12,9 +12,20 @@ describe("pgpoolCommandOf", () => {
     ["PGPOOL RESET a", { kind: "reset", name: "a" }],
     ["PGPOOL RESET ALL -- all of it", { kind: "reset_all" }],
     ["PGPOOL SET CACHE DELETE 'SELECT 1'", { kind: "cache_delete", query: "SELECT 1" }],
+    [
+      "PGPOOL EXPLAIN ROUTE SELECT 1; SELECT 2",
+      { kind: "explain_route", sql: "SELECT 1; SELECT 2" },
+    ],
+    ["pgpool/**/explain\n route\n  -- c\n x", { kind: "explain_route", sql: "-- c\n x" }],
+    ["PGPOOL EXPLAIN ROUTE(SELECT 1)", { kind: "explain_route", sql: "(SELECT 1)" }],
+    ["PGPOOL EXPLAIN ROUTE SELEC 'a", { kind: "explain_route", sql: "SELEC 'a" }],
     ["PGPOOL SHOW backend; SELECT 1", { kind: "show", name: "backend" }],
+    [
+      `PGPOOL EXPLAIN ROUTE SELECT '${"x".repeat(100_000)}'`,
+      { kind: "explain_route", sql: `SELECT '${"x".repeat(100_000)}'` },
+    ],
   ];
-  test.each(right)("%s", (sql, command) => expect(pgpoolCommandOf(sql)).toEqual(command));
+  test.each(right)("%.60s", (sql, command) => expect(pgpoolCommandOf(sql)).toEqual(command));
 
   test.each([
     "SELECT 1",
@@ -28,6 +39,22 @@ describe("pgpoolCommandOf", () => {
     "PGPOOL SET a TO ,",
     "PGPOOL DROP a",
     "PGPOOL SHOW (a)",
+    "PGPOOL EXPLAIN ROUTE",
+    "PGPOOL EXPLAIN ROUTE  ",
+    "PGPOOL EXPLAIN ROUTES SELECT 1",
+    "PGPOOL EXPLAIN SELECT 1",
     "SELECT 1; PGPOOL SHOW port",
   ])("%j is none", (sql) => expect(pgpoolCommandOf(sql)).toBeUndefined());
+
+  // To read tens of megabytes so would keep all other clients waiting for seconds.
+  const blanks = " ".repeat(16_384);
+  test.each([
+    ["a command", `PGPOOL SHOW port${blanks}`],
+    ["a value", `PGPOOL SET a TO '${blanks}'`],
+    ["what stands before a command", `${blanks}PGPOOL SHOW port`],
+    ["what stands before the statement to explain", `PGPOOL EXPLAIN ${blanks}ROUTE SELECT 1`],
+  ])("%s is read up to 16 KB", (_, sql) => {
+    expect(pgpoolCommandOf(sql)).toBeUndefined();
+    expect(pgpoolCommandOf(sql.replace(blanks, " "))).toBeDefined();
+  });
 });

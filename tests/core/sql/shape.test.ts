@@ -63,6 +63,8 @@ describe("shapeOf", () => {
     "SELECT 1; PREPARE p AS SELECT 2",
     "select Pg_Terminate_Backend(7)",
     "SELECT U&'d!0061t' UESCAPE '!'",
+    "SELECT b''\n''''\n''",
+    "SELECT e'a' -- b\n 'c\\''",
     "SELECT 'open",
     "SELECT 1 /* open",
     "DO $$begin end$$",
