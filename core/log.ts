@@ -4,29 +4,17 @@
  */
 
 import { renderPrefix } from "./log_prefix.ts";
-import type { Clock, Log, LogFields, LogSeverity, LogSource } from "./ports.ts";
+import type {
+  Clock,
+  Log,
+  LogFields,
+  LogSettings,
+  LogSeverity,
+  LogSource,
+  MessageLevel,
+} from "./ports.ts";
 
-export type MessageLevel =
-  | "debug5"
-  | "debug4"
-  | "debug3"
-  | "debug2"
-  | "debug1"
-  | "info"
-  | "notice"
-  | "warning"
-  | "error"
-  | "log"
-  | "fatal"
-  | "panic";
-
-/** The parameters a log obeys; a Config is one. */
-export type LogSettings = {
-  readonly log_line_prefix: string;
-  readonly log_min_messages: MessageLevel;
-  readonly log_error_verbosity: "terse" | "default" | "verbose";
-  readonly log_format: "text" | "json";
-};
+export type { LogSettings, MessageLevel } from "./ports.ts";
 
 /** Pgpool's numbers, which decide what a client is told and which SHOW pool_status prints. */
 export const LEVEL_NUMBER: { readonly [L in MessageLevel]: number } = {
@@ -92,19 +80,25 @@ export function createLog(options: LogOptions, source: LogSource): Log {
 class TextLog implements Log {
   readonly #options: LogOptions;
   readonly #source: LogSource;
+  readonly #own: (() => LogSettings | undefined) | undefined;
   #linesWritten = 0;
 
-  constructor(options: LogOptions, source: LogSource) {
+  constructor(options: LogOptions, source: LogSource, own?: () => LogSettings | undefined) {
     this.#options = options;
     this.#source = source;
+    this.#own = own;
+  }
+
+  get #settings(): LogSettings {
+    return this.#own?.() ?? this.#options.settings();
   }
 
   enabled(severity: LogSeverity): boolean {
-    return isLogged(severity, this.#options.settings().log_min_messages);
+    return isLogged(severity, this.#settings.log_min_messages);
   }
 
   write(severity: LogSeverity, message: string, fields: LogFields = {}): void {
-    const settings = this.#options.settings();
+    const settings = this.#settings;
     if (!isLogged(severity, settings.log_min_messages)) return;
     const now = this.#options.clock();
     const lines =
@@ -114,8 +108,8 @@ class TextLog implements Log {
     this.#options.write(lines, severity);
   }
 
-  as(source: LogSource): Log {
-    return new TextLog(this.#options, source);
+  as(source: LogSource, own?: () => LogSettings | undefined): Log {
+    return new TextLog(this.#options, source, own);
   }
 
   #textLines(

@@ -44,10 +44,47 @@ export type LogSource = {
   database?: string | undefined;
 };
 
+export type StopMode = "smart" | "fast" | "immediate";
+
+/** What an operator may ask of the process as a whole. Implemented in cmd/; none of it throws. */
+export interface ProcessControl {
+  /** Asks and returns. Asked again in a harder mode, the stop becomes harder. */
+  stop(mode: StopMode): void;
+  /** Reads the files again; what is wrong in them is logged. */
+  reload(): void;
+  /** Begins a new log file. False when logging_collector is off. */
+  rotateLog(): boolean;
+}
+
+export type MessageLevel =
+  | "debug5"
+  | "debug4"
+  | "debug3"
+  | "debug2"
+  | "debug1"
+  | "info"
+  | "notice"
+  | "warning"
+  | "error"
+  | "log"
+  | "fatal"
+  | "panic";
+
+/** The parameters a log obeys; a Config is one. */
+export type LogSettings = {
+  readonly log_line_prefix: string;
+  readonly log_min_messages: MessageLevel;
+  readonly log_error_verbosity: "terse" | "default" | "verbose";
+  readonly log_format: "text" | "json";
+};
+
 export interface Log {
   /** Whether a message of this severity would be written: ask before building costly texts. */
   enabled(severity: LogSeverity): boolean;
   write(severity: LogSeverity, message: string, fields?: LogFields): void;
-  /** A log that speaks for another source; destinations and levels are shared. */
-  as(source: LogSource): Log;
+  /**
+   * A log that speaks for another source, to the same destinations. `own` gives the settings of that
+   * source while it has some of its own (PGPOOL SET).
+   */
+  as(source: LogSource, own?: () => LogSettings | undefined): Log;
 }

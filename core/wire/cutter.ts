@@ -73,6 +73,14 @@ export class StreamCutter {
     return size;
   }
 
+  /** How many bytes the piece that has begun lacks, as far as is known; 0 when none has. */
+  get missing(): number {
+    if (this.#partialLength === 0) return 0;
+    const isKnown = this.#partialLength >= this.#headerSize;
+    const size = isKnown ? this.#sizeOf(this.#partial, 0) : this.#headerSize;
+    return size - this.#partialLength;
+  }
+
   /** Bytes allocated here: at most `TRUSTED_SIZE`, or twice what has arrived of the piece. */
   get allocated(): number {
     return this.#partial.length;

@@ -89,7 +89,8 @@ export function backendBodySizeMax(type: number): number {
   }
 }
 
-const HEADER_SIZE = 5;
+/** Type and length. */
+export const HEADER_SIZE = 5;
 
 /** Only `raw` is made for each frame: most frames are relayed without a look at their bodies. */
 class FrameView implements Frame {
@@ -151,6 +152,11 @@ export class FrameDecoder {
     return this.#cutter.buffered;
   }
 
+  /** How many bytes the frame that has begun lacks, as far as is known; 0 when none has. */
+  get missing(): number {
+    return this.#cutter.missing;
+  }
+
   /** Takes the bytes not yet yielded away, to be pushed into the decoder of the next phase. */
   rest(): Uint8Array {
     return this.#cutter.rest();
@@ -161,15 +167,19 @@ export class FrameDecoder {
   }
 
   #sizeOf(bytes: Uint8Array, at: number): number {
-    const length = int32At(bytes, at + 1);
-    const max = this.bodySizeMax;
-    const limit = typeof max === "number" ? max : max(bytes[at] as number);
-    if (length < LENGTH_SIZE || length - LENGTH_SIZE > limit) {
-      const detail = `type ${bytes[at]}, length ${length}, body limit ${limit}`;
-      throw new ProtocolViolation("invalid message length", { detail });
-    }
-    return 1 + length;
+    return frameSize(bytes, at, this.bodySizeMax);
   }
+}
+
+/** The whole size of the frame whose header begins at `at`. Throws ProtocolViolation when it may not be. */
+export function frameSize(bytes: Uint8Array, at: number, bodySizeMax: BodySizeMax): number {
+  const length = int32At(bytes, at + 1);
+  const limit = typeof bodySizeMax === "number" ? bodySizeMax : bodySizeMax(bytes[at] as number);
+  if (length < LENGTH_SIZE || length - LENGTH_SIZE > limit) {
+    const detail = `type ${bytes[at]}, length ${length}, body limit ${limit}`;
+    throw new ProtocolViolation("invalid message length", { detail });
+  }
+  return 1 + length;
 }
 
 /** What a client may say before it has a session. */

@@ -230,3 +230,22 @@ describe("redactPasswords", () => {
     );
   });
 });
+
+test("a source with settings of its own obeys them as long as it has some", () => {
+  let out = "";
+  const world = {
+    settings: () => usual,
+    write: (lines: string) => (out += lines),
+    clock: () => AT,
+  };
+  let own: LogSettings | undefined;
+  const log = createLog(world, child).as({ ...child, pid: 7 }, () => own);
+  own = { ...usual, log_min_messages: "debug1", log_line_prefix: "%p " };
+  log.write("DEBUG1", "heard");
+  own = { ...usual, log_min_messages: "fatal" };
+  expect(log.enabled("LOG")).toBe(false);
+  log.write("LOG", "not heard");
+  own = undefined;
+  log.write("DEBUG1", "not heard");
+  expect(out).toBe("7 DEBUG:  heard\n");
+});
