@@ -7,7 +7,7 @@ import { AuthenticationFailed, ProtocolViolation } from "../errors.ts";
 import { type BackendMessage, decodeBackend, errorField } from "../wire/backend.ts";
 import { int32At } from "../wire/bytes.ts";
 import { AUTHENTICATION, BACKEND } from "../wire/codes.ts";
-import type { Frame } from "../wire/frame.ts";
+import { type Frame, frameOf } from "../wire/frame.ts";
 import { encodeFrontend } from "../wire/frontend.ts";
 import { decodeText, encodeText } from "../wire/text.ts";
 import {
@@ -41,6 +41,13 @@ export class BackendRefused extends AuthenticationFailed {
   constructor(message: string, detail: string, response: Uint8Array, hint?: string) {
     super(message, { detail, hint, severity: "ERROR" });
     this.response = response;
+  }
+
+  /** The server is starting or stopping, or has no room: later it may be otherwise. */
+  get isTemporary(): boolean {
+    const message = decodeBackend(frameOf(this.response));
+    const code = message.kind === "ErrorResponse" ? errorField(message, "C") : undefined;
+    return code === "57P03" || code === "53300";
   }
 }
 

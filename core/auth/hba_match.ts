@@ -66,6 +66,7 @@ export function hbaRefusal(client: HbaClient): AuthenticationFailed {
   return new AuthenticationFailed("client authentication failed", {
     detail: `no pool_hba.conf entry for host "${host}", user "${user}", database "${database}", SSL ${tls ? "on" : "off"}`,
     hint: "see pgpool log for details",
+    sqlstate: "28000",
   });
 }
 

@@ -57,7 +57,7 @@ export function updatePasswordFile(file: Uint8Array, user: string, value: string
 const escapeField = (text: string): string => text.replace(/[:\\]/g, "\\$&");
 
 /** Cuts a line at its unescaped colons; a backslash stands for the character after it. */
-function splitFields(line: string): string[] {
+export function splitFields(line: string): string[] {
   const fields: string[] = [""];
   for (let at = 0; at < line.length; at++) {
     const character = line[at] ?? "";

@@ -87,7 +87,11 @@ export function* authenticateClient(
       return yield* authenticateScram(login);
     case "cert":
       if (commonNameMatches(commonName, login.user)) return { kind: "trusted" };
-      throw refused("CERT authentication failed", "no valid certificate presented");
+      throw new AuthenticationFailed("CERT authentication failed", {
+        detail: "no valid certificate presented",
+        severity: "ERROR",
+        sqlstate: "28000",
+      });
     case "reject":
     case "pam":
     case "ldap":
@@ -294,9 +298,14 @@ function decodeAnswer(
 const mockBytes = (login: ClientLogin, purpose: string): Uint8Array =>
   new Uint8Array(hmacSha256(login.processSecret, encodeText(`${purpose}\0${login.user}`)));
 
-/** `hidden` is the true reason: for the log, never for the client. */
+/** PostgreSQL's code for a wrong password, which drivers know. `hidden` is for the log alone. */
 export const refused = (message: string, detail: string, hidden?: Error): AuthenticationFailed =>
-  new AuthenticationFailed(message, { detail, severity: "ERROR", cause: hidden });
+  new AuthenticationFailed(message, {
+    detail,
+    severity: "ERROR",
+    sqlstate: "28P01",
+    cause: hidden,
+  });
 
 const noEntry = (method: string, user: string): AuthenticationFailed =>
   new AuthenticationFailed(`${method} authentication failed`, {

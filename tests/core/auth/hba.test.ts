@@ -328,7 +328,7 @@ describe("matchHba", () => {
   test("a refusal says the same whether a rule rejects or none is there", () => {
     expect(hbaRefusal(tcp)).toMatchObject({
       severity: "FATAL",
-      sqlstate: "XX000",
+      sqlstate: "28000",
       message: "client authentication failed",
       detail: 'no pool_hba.conf entry for host "10.1.2.3", user "bob", database "sales", SSL off',
       hint: "see pgpool log for details",
