@@ -27,7 +27,13 @@ export function parseNodeId(path: string, text: string | undefined): number {
 
 /** The first rule that is broken, if any. */
 export function brokenRule(config: Config): ConfigError | undefined {
-  return watchdogRule(config) ?? heartbeatRule(config) ?? recoveryRule(config) ?? spareRule(config);
+  return (
+    watchdogRule(config) ??
+    heartbeatRule(config) ??
+    recoveryRule(config) ??
+    spareRule(config) ??
+    cacheRule(config)
+  );
 }
 
 function watchdogRule(config: Config): ConfigError | undefined {
@@ -59,6 +65,25 @@ function recoveryRule(config: Config): ConfigError | undefined {
   if (!recovers || !homeless) return undefined;
   return new ConfigError(
     "invalid configuration, recovery_1st_stage_command and recovery_2nd_stage_command requires backend_data_directory to be set",
+  );
+}
+
+/** Pgpool's blocks of shared memory: a result stands in one of them, whole. */
+function cacheRule(config: Config): ConfigError | undefined {
+  if (!config.memory_cache_enabled || config.memqcache_method !== "shmem") return undefined;
+  const {
+    memqcache_total_size: total,
+    memqcache_cache_block_size: block,
+    memqcache_maxcache: largest,
+  } = config;
+  if (total < block) {
+    return new ConfigError(
+      `invalid configuration, memqcache_total_size:${total} must be at least memqcache_cache_block_size:${block}`,
+    );
+  }
+  if (largest <= block) return undefined;
+  return new ConfigError(
+    `invalid configuration, memqcache_cache_block_size:${block} must be at least memqcache_maxcache:${largest}`,
   );
 }
 

@@ -105,6 +105,7 @@ export function reloadConfig(
     return { ...old, messages: asWarning(error), changed: [], added: [] };
   }
   for (const line of lines) messages.push(...reloadLine(line, settings, old.config, isDown));
+  messages.push(...waiting(lines, settings));
   const surroundings: Surroundings = {
     socketDirectory: socketDirectoryOf(source),
     pgpoolNodeId: old.config.pgpoolNodeId,
@@ -210,6 +211,31 @@ function reloadLine(
   }
   if (mayMove(target, old, isDown)) settings.set(keyOf(target), given);
   return messages;
+}
+
+/**
+ * Names each parameter whose new value has to wait. Pgpool says nothing of them, and the operator
+ * looks for an effect in vain. Of several lines for one parameter the last one counts.
+ */
+function waiting(lines: readonly Setting[], settings: Settings): readonly ConfigMessage[] {
+  const last = new Map<string, Assignment>();
+  for (const line of lines) {
+    try {
+      const assignment = readSetting(line);
+      if (assignment !== undefined) last.set(keyOf(assignment.target), assignment);
+    } catch {
+      // A value that cannot be read was told of when the line was applied.
+    }
+  }
+  return [...last].flatMap(([key, { target, given }]): readonly ConfigMessage[] => {
+    const present = settings.get(key)?.value ?? initialValue(target.name, target.row);
+    if (String(present) === String(given.value)) return [];
+    const until =
+      target.name === "backend_data_directory"
+        ? "while its node is in use"
+        : "without restarting the server";
+    return [{ severity: "LOG", message: `parameter "${key}" cannot be changed ${until}` }];
+  });
 }
 
 /** A backend in use keeps its address, and its data directory unless it is down. */

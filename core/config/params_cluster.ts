@@ -135,6 +135,21 @@ export const healthCheckParams = {
 } as const satisfies Rows;
 
 export const failoverParams = {
+  failover_method: {
+    type: "enum",
+    initial: "command",
+    values: ["command", "promote"],
+    context: "reload",
+    since: "0.1",
+    brief: "Who makes a new primary: failover_command, or pgpool itself by pg_promote()",
+  },
+  fence_command: {
+    type: "string",
+    initial: "",
+    context: "reload",
+    since: "0.1",
+    brief: "Command that makes sure a lost primary is gone, before pgpool promotes another",
+  },
   failover_command: {
     type: "string",
     initial: "",
@@ -270,5 +285,13 @@ export const pcpParams = {
     separator: ",",
     context: "restart",
     brief: "Directories of the Unix sockets for PCP",
+  },
+  pcp_node_info_layout: {
+    type: "enum",
+    initial: "4.3",
+    values: ["4.3", "4.4"],
+    context: "reload",
+    since: "0.1",
+    brief: "Which pcp_node_info is served: that of Pgpool-II 4.3, or of 4.4 and later",
   },
 } as const satisfies Rows;

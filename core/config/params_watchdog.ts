@@ -63,7 +63,7 @@ export const watchdogParams = {
     type: "string",
     initial: "",
     context: "reload",
-    brief: "Secret that pgpool nodes share",
+    brief: "Secret that pgpool nodes share; what signs heartbeats, with wd_ssl too",
   },
   wd_priority: {
     type: "int",
@@ -157,6 +157,41 @@ export const watchdogParams = {
     initial: "",
     context: "reload",
     brief: "Command to run on ceasing to be leader, before the virtual address goes down",
+  },
+  wd_leader_lease: {
+    type: "bool",
+    initial: false,
+    context: "restart",
+    since: "0.1",
+    brief: "Never two leaders, even for a moment; for clusters whose nodes all have it",
+  },
+  wd_ssl: {
+    type: "bool",
+    initial: false,
+    context: "restart",
+    since: "0.1",
+    brief: "Watchdogs speak over TLS and show certificates; for clusters whose nodes all have it",
+  },
+  wd_ssl_cert: {
+    type: "string",
+    initial: "",
+    context: "restart",
+    since: "0.1",
+    brief: "Certificate that names this node's hostname, in PEM",
+  },
+  wd_ssl_key: {
+    type: "string",
+    initial: "",
+    context: "restart",
+    since: "0.1",
+    brief: "Private key of wd_ssl_cert",
+  },
+  wd_ssl_ca_cert: {
+    type: "string",
+    initial: "",
+    context: "restart",
+    since: "0.1",
+    brief: "Authorities whose certificates make a watchdog node",
   },
 } as const satisfies Rows;
 

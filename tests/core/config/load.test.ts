@@ -96,12 +96,16 @@ describe("a file", () => {
     expect(error).toMatchObject({ file: FILE, line: 2, parameter: "port", severity: "FATAL" });
   });
 
+  test("that sets what is built is not warned about", () => {
+    expect(load("failover_method = promote\nunix_socket_group = 'x'").messages).toEqual([]);
+  });
+
   test("that sets what is not built yet is warned about once a parameter", () => {
-    const { messages } = load("memory_cache_enabled = on\nmemory_cache_enabled = on\nmax_pool = 5");
+    const { messages } = load("log_hostname = on\nlog_hostname = on\nmax_pool = 5");
     expect(messages).toEqual([
       {
         severity: "WARNING",
-        message: 'parameter "memory_cache_enabled" is accepted, but has no effect in this version',
+        message: 'parameter "log_hostname" is accepted, but has no effect in this version',
       },
     ]);
   });

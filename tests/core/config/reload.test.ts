@@ -59,14 +59,18 @@ describe("a reload", () => {
     expect(reload("log_connections = on", "").config.log_connections).toBe(true);
   });
 
-  test("says of restart parameters only that they cannot change, at debug2", () => {
-    const { messages } = reload("", "port = 2000");
+  test("names restart parameters whose value is another, the last line being the one that counts", () => {
+    const named = 'parameter "port" cannot be changed without restarting the server';
+    const { config, messages } = reload("port = 1500", "port = 1500\nport = 2000");
+    const context = 'invalid Context, value for parameter "port" cannot be changed';
+    expect(config.port).toBe(1500);
     expect(messages).toEqual([
-      {
-        severity: "DEBUG2",
-        message: 'invalid Context, value for parameter "port" cannot be changed',
-      },
+      { severity: "DEBUG2", message: context },
+      { severity: "DEBUG2", message: context },
+      { severity: "LOG", message: named },
     ]);
+    const same = reload("port = 1500", "port = 2000\nport = 1500").messages;
+    expect(same.map(({ message }) => message)).not.toContain(named);
   });
 
   test("of an unreadable file keeps everything", () => {
@@ -83,13 +87,19 @@ describe("a reload of backends", () => {
     expect(config.backends.map(({ hostname }) => hostname)).toEqual(["a", "b"]);
   });
 
-  test("never moves a node in use, and says nothing", () => {
+  test("never moves a node in use, and names what has to wait", () => {
     const { config, messages, changed } = reload(
       one,
       "backend_hostname0 = 'x' backend_port0 = 1111",
     );
     expect(config.backends[0]).toMatchObject({ hostname: "a", port: 5432 });
-    expect([messages, changed]).toEqual([[], []]);
+    expect(changed).toEqual([]);
+    expect(messages).toEqual(
+      ["backend_hostname0", "backend_port0"].map((name) => ({
+        severity: "LOG",
+        message: `parameter "${name}" cannot be changed without restarting the server`,
+      })),
+    );
   });
 
   test("moves a data directory only while its node is down", () => {
