@@ -7,9 +7,14 @@ import { isToldToClient } from "../log.ts";
 import type { PgpoolCommand } from "../sql/pgpool_command.ts";
 import { commandComplete, noticeResponse, toErrorResponse } from "../wire/backend.ts";
 import { pgpoolShow, pgpoolShowAll } from "./pgpool_show.ts";
-import { showPoolBackendStats, showPoolHealthCheckStats, showPoolNodes } from "./show_nodes.ts";
+import {
+  showPoolBackendStats,
+  showPoolHealthCheckStats,
+  showPoolNodes,
+  showPoolRouteStats,
+} from "./show_nodes.ts";
 import { showPoolPools, showPoolProcesses } from "./show_processes.ts";
-import { showPoolCache, showPoolVersion } from "./show_small.ts";
+import { showPoolCache, showPoolCacheStats, showPoolVersion } from "./show_small.ts";
 import { showPoolStatus } from "./show_status.ts";
 import { encodeTable, type Table } from "./table.ts";
 import type { AdminView } from "./view.ts";
@@ -23,6 +28,8 @@ const SHOWS = {
   pool_cache: showPoolCache,
   pool_health_check_stats: showPoolHealthCheckStats,
   pool_backend_stats: showPoolBackendStats,
+  pool_route_stats: showPoolRouteStats,
+  pool_cache_stats: showPoolCacheStats,
 } as const satisfies { readonly [name: string]: (view: AdminView) => Table };
 
 export type PoolShowName = keyof typeof SHOWS;
@@ -32,7 +39,8 @@ export const isPoolShowName = (name: string): name is PoolShowName => Object.has
 
 export type AdminCommand =
   | { readonly kind: "pool_show"; readonly name: PoolShowName }
-  | PgpoolCommand;
+  // What a session must answer itself, since the answer is about the session, is left out.
+  | Exclude<PgpoolCommand, { kind: "explain_route" }>;
 
 export type AdminAnswer =
   | { readonly kind: "table"; readonly table: Table }

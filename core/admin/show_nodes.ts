@@ -1,6 +1,10 @@
-/** SHOW pool_nodes, pool_backend_stats and pool_health_check_stats: one row a backend. */
+/**
+ * SHOW pool_nodes, pool_backend_stats and pool_health_check_stats: one row a backend. And ours,
+ * SHOW pool_route_stats: one row a backend and reason.
+ */
 
 import { type BackendNode, isLive, roleOf } from "../cluster/state.ts";
+import { routeReasons } from "../routing/reasons.ts";
 import { formatTime } from "../time.ts";
 import { type Column, type Table, tableOf } from "./table.ts";
 import type { AdminView, HealthCheckView, NodeCountersView } from "./view.ts";
@@ -38,12 +42,10 @@ const nodeColumns: readonly Column<Seen>[] = [
 
 export const showPoolNodes = (view: AdminView): Table => tableOf(nodeColumns, seen(view));
 
-/** What the server says of itself, where something asks it. */
+/** What the server says of itself. Only in streaming replication is it anything else than we say. */
 function serverRole(row: Seen): string {
   const { node, view } = row;
-  const streams =
-    view.cluster.mode === "streaming_replication" || view.cluster.mode === "logical_replication";
-  if (!streams) return role(row);
+  if (view.cluster.mode !== "streaming_replication") return role(row);
   return view.config.sr_check_period === 0 || !isLive(node) ? "unknown" : node.serverRole;
 }
 
@@ -71,7 +73,34 @@ const statsColumns: readonly Column<Seen>[] = [
 
 export const showPoolBackendStats = (view: AdminView): Table => tableOf(statsColumns, seen(view));
 
-const NEVER_CHECKED: HealthCheckView = {
+/** How often a node was chosen for a reason. */
+type Chosen = Seen & { readonly reason: string; readonly count: number };
+
+const routeColumns: readonly Column<Chosen>[] = [
+  ["node_id", ({ node }) => node.id],
+  ["hostname", ({ node }) => node.hostname],
+  ["port", ({ node }) => node.port],
+  ["role", role],
+  ["reason", ({ reason }) => reason],
+  ["count", ({ count }) => count],
+];
+
+/** Reasons that have not been met with are left out. */
+export function showPoolRouteStats(view: AdminView): Table {
+  const rows = seen(view).flatMap((row) => {
+    const { reasons } = view.node(row.node.id);
+    return routeReasons.map(
+      (reason, index): Chosen => ({ ...row, reason, count: reasons[index] ?? 0 }),
+    );
+  });
+  return tableOf(
+    routeColumns,
+    rows.filter(({ count }) => count > 0),
+  );
+}
+
+/** The statistics of a node that no health check has looked at. */
+export const NEVER_CHECKED: HealthCheckView = {
   total: 0,
   success: 0,
   fail: 0,

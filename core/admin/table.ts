@@ -21,24 +21,39 @@ export function tableOf<T>(columns: readonly Column<T>[], things: readonly T[]):
   };
 }
 
+/** How values go over the wire; a text is the same bytes in either format. */
+export type TextType = { readonly typeId: number; readonly format: 0 | 1 };
+
+/** No type: so Pgpool describes its columns. */
+const untyped: TextType = { typeId: 0, format: 0 };
+
 /** RowDescription, DataRows and CommandComplete; ReadyForQuery is the caller's. */
-export function encodeTable({ columns, rows }: Table): Uint8Array {
+export function encodeTable({ columns, rows }: Table, type: TextType = untyped): Uint8Array {
   const writer = new ByteWriter();
-  writeBackend(writer, { kind: "RowDescription", fields: columns.map(fieldOf) });
-  for (const row of rows) {
-    writeBackend(writer, { kind: "DataRow", values: row.map(encodeText) });
-  }
+  writeColumns(writer, columns, type);
+  writeRows(writer, rows);
   writeBackend(writer, { kind: "CommandComplete", tag: `SELECT ${rows.length}` });
   return writer.take();
 }
 
-/** No table, no type, and numbers that begin with 0: so Pgpool describes its columns. */
-const fieldOf = (name: string, columnNumber: number): RowField => ({
+export function writeColumns(writer: ByteWriter, columns: readonly string[], type: TextType): void {
+  const fields = columns.map((name, columnNumber) => fieldOf(name, columnNumber, type));
+  writeBackend(writer, { kind: "RowDescription", fields });
+}
+
+export function writeRows(writer: ByteWriter, rows: Table["rows"]): void {
+  for (const row of rows) {
+    writeBackend(writer, { kind: "DataRow", values: row.map(encodeText) });
+  }
+}
+
+/** No table, and numbers that begin with 0: so Pgpool describes its columns. */
+const fieldOf = (name: string, columnNumber: number, { typeId, format }: TextType): RowField => ({
   name,
   tableId: 0,
   columnNumber,
-  typeId: 0,
+  typeId,
   typeSize: -1,
-  typeModifier: 0,
-  format: 0,
+  typeModifier: typeId === 0 ? 0 : -1,
+  format,
 });

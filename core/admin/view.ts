@@ -42,6 +42,8 @@ export type NodeCountersView = {
 
 export type NodeView = {
   readonly counters: NodeCountersView;
+  /** Statements sent to it since the start, by the place of their reason in `routeReasons`. */
+  readonly reasons: { readonly [index: number]: number };
   /** Whether the server answers by itself; unknown while nothing asks it. */
   readonly pgStatus: "up" | "down" | "unknown";
   /** Undefined while the node is not checked. */
@@ -117,4 +119,9 @@ export type CacheView = {
   readonly usedSize: number;
   readonly freeSize: number;
   readonly fragmentSize: number;
+  /** Results counted since the start: kept; given up for others, for their age, and by cause. */
+  readonly added: number;
+  readonly evicted: number;
+  readonly expired: number;
+  readonly forgotten: { readonly [cause: string]: number };
 };

@@ -71,6 +71,16 @@ describe("SHOW pool_nodes", () => {
   });
 });
 
+test("SHOW pool_route_stats counts by node and reason, and leaves out what never happened", () => {
+  const table = show("pool_route_stats");
+  expect(table.columns.join()).toBe("node_id,hostname,port,role,reason,count");
+  expect(lines(table)).toEqual([
+    "0|127.0.0.1|25001|primary|load_balanced|70",
+    "0|127.0.0.1|25001|primary|write|15",
+    "1|127.0.0.1|25002|standby|load_balanced|71",
+  ]);
+});
+
 test("SHOW pool_backend_stats counts by node", () => {
   expect(lines(show("pool_backend_stats"))).toEqual([
     "0|127.0.0.1|25001|up|primary|71|9|1|5|34|495|0|0|13",
@@ -157,7 +167,15 @@ test("SHOW pool_version and SHOW pool_cache are one row", () => {
   expect(lines(show("pool_cache"))).toEqual(["0|0|0.00|0|0|0|0|0|0"]);
   const cache = () => ({
     ...{ hits: 1, selects: 2, hashEntries: 3, usedHashEntries: 4, entries: 5 },
-    ...{ usedSize: 6, freeSize: 7, fragmentSize: 8 },
+    ...{
+      usedSize: 6,
+      freeSize: 7,
+      fragmentSize: 8,
+      added: 9,
+      evicted: 10,
+      expired: 11,
+      forgotten: {},
+    },
   });
   expect(lines(show("pool_cache", { cache }))).toEqual(["1|2|0.33|3|4|5|6|7|8"]);
 });

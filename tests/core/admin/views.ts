@@ -1,6 +1,7 @@
 /** A view of two streaming nodes and two client places, to be changed by a test where it matters. */
 import type { AdminView, PoolView, ProcessView } from "../../../core/admin/view.ts";
 import { type BackendNode, type ClusterState, nodeId } from "../../../core/cluster/state.ts";
+import { REASON_INDEX } from "../../../core/routing/reasons.ts";
 import { load } from "../config/files.ts";
 
 export const AT = new Date(2026, 10, 22, 17, 16, 31).getTime();
@@ -104,6 +105,7 @@ export const view: AdminView = {
       fatal: 0,
       error: 13,
     },
+    reasons: { [REASON_INDEX.load_balanced]: 70 + id, [REASON_INDEX.write]: id === 0 ? 15 : 0 },
     pgStatus: "unknown",
     healthCheck: undefined,
   }),
