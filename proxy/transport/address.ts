@@ -1,8 +1,8 @@
 /** What both transports do before a socket exists: names, several addresses, deadlines, socket files. */
 import { lookup } from "node:dns/promises";
-import { lstat, unlink } from "node:fs/promises";
+import { chmod, chown, lstat, unlink } from "node:fs/promises";
 import { connect, isIP } from "node:net";
-import type { ConnectTarget, Listener } from "./conn.ts";
+import type { ConnectTarget, Listener, UnixListenAddress } from "./conn.ts";
 
 export type DialAddress =
   | { readonly kind: "tcp"; readonly host: string; readonly port: number }
@@ -17,7 +17,8 @@ export type ConnectLimits = {
 /**
  * Tries every address of the target in the order the resolver gave, each with its share of the time
  * left, so that a first address that swallows packets does not hide a second that answers. Rejects
- * with the last error. `dial` must close what it opened once its signal is aborted.
+ * with the last error; a refusal only when every address refused, for some take it as a proof that
+ * nobody is there. `dial` must close what it opened once its signal is aborted.
  */
 export async function connectAny<T>(
   target: ConnectTarget,
@@ -35,11 +36,14 @@ export async function connectAny<T>(
       return await limited((signal) => dial(address, signal), share, limits.signal);
     } catch (error) {
       if (limits.signal?.aborted) throw error;
-      failure = error;
+      if (failure === undefined || !isRefusal(error)) failure = error;
     }
   }
   throw failure;
 }
+
+const isRefusal = (error: unknown): boolean =>
+  (error as { readonly code?: unknown }).code === "ECONNREFUSED";
 
 async function addressesOf(target: ConnectTarget): Promise<readonly DialAddress[]> {
   if (target.kind === "unix") return [target];
@@ -172,6 +176,14 @@ function answers(path: string): Promise<boolean> {
       resolve(code !== "ECONNREFUSED" && code !== "ENOENT");
     });
   });
+}
+
+/** Who may connect to a socket file that was just made. Returns its inode, by which it stays known. */
+export async function admitTo({ path, mode, groupId }: UnixListenAddress): Promise<number> {
+  const { uid, ino } = await lstat(path);
+  if (groupId !== undefined) await chown(path, uid, groupId);
+  await chmod(path, mode);
+  return ino;
 }
 
 /** Removes our socket file, unless another process has put its own there since. */

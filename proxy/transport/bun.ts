@@ -7,10 +7,10 @@
  * so none may escape; the backlog is always 512, whatever a `ListenAddress` asks.
  */
 import { constants } from "node:crypto";
-import { chmod, stat } from "node:fs/promises";
 import { checkServerIdentity, type PeerCertificate } from "node:tls";
 import type { Socket, SocketHandler, TLSOptions } from "bun";
 import {
+  admitTo,
   bindAll,
   clearStaleSocket,
   connectAny,
@@ -23,12 +23,12 @@ import type {
   ClientTls,
   Conn,
   ConnHandler,
-  ListenAddress,
   Listener,
   PeerAddress,
   ServerTls,
   TlsInfo,
   Transport,
+  UnixListenAddress,
 } from "./conn.ts";
 import { asError, Delivery, lingerMs } from "./delivery.ts";
 import { alpnMissing, plainBytesBeforeTls, postgresqlAlpn, tlsFailure } from "./handshake.ts";
@@ -154,17 +154,18 @@ class BunConn implements Conn {
     if (this.#handshake === undefined) this.#socket.pause();
   }
 
+  /** Also of a peer that has gone meanwhile: what it said, and that it is over, is still to be told. */
   resume(): void {
-    if (this.#phase !== "open" || !this.#delivery.paused) return;
+    if (!this.#delivery.paused) return;
     this.#delivery.resume();
-    this.#socket.resume();
+    if (this.#phase === "open") this.#socket.resume();
   }
 
   end(): void {
     if (this.#phase !== "open") return;
     this.#phase = "ending";
     this.#delivery.mute();
-    this.#failHandshake(new Error("connection was ended during the TLS handshake"));
+    this.#failHandshake(() => new Error("connection was ended during the TLS handshake"));
     // What the peer still sends is read and dropped: closing over unread bytes would be a reset,
     // and a reset may overtake the last message on its way.
     this.#socket.resume();
@@ -281,7 +282,7 @@ class BunConn implements Conn {
       return;
     }
     this.#phase = "ending";
-    this.#failHandshake(tlsFailure(null));
+    this.#failHandshake(() => tlsFailure(null));
     this.#delivery.close();
     if (this.#queue.bytes === 0) this.#socket.end();
     else this.#startLinger();
@@ -296,7 +297,7 @@ class BunConn implements Conn {
     this.#phase = "closed";
     clearTimeout(this.#linger);
     this.#queue.clear();
-    this.#failHandshake(tlsFailure(error ?? null));
+    this.#failHandshake(() => tlsFailure(error ?? null));
     this.#delivery.close(error);
   }
 
@@ -305,15 +306,18 @@ class BunConn implements Conn {
     this.#phase = "closed";
     clearTimeout(this.#linger);
     this.#queue.clear();
-    this.#failHandshake(error ?? new Error("connection was destroyed during the TLS handshake"));
+    this.#failHandshake(
+      () => error ?? new Error("connection was destroyed during the TLS handshake"),
+    );
     this.#delivery.closeSoon(error);
     this.#socket.terminate();
   }
 
-  #failHandshake(error: Error): void {
+  /** The error is made when somebody waits for it: most connections end without a handshake. */
+  #failHandshake(error: () => Error): void {
     const handshake = this.#handshake;
     this.#handshake = undefined;
-    handshake?.reject(error);
+    handshake?.reject(error());
   }
 }
 
@@ -449,7 +453,7 @@ function remotePeer(socket: BunSocket): PeerAddress | undefined {
 }
 
 async function listenUnix(
-  address: Extract<ListenAddress, { kind: "unix" }>,
+  address: UnixListenAddress,
   onConn: (conn: Conn) => void,
 ): Promise<Listener> {
   await clearStaleSocket(address.path);
@@ -459,12 +463,11 @@ async function listenUnix(
     data: undefined,
     socket: accepting("unix", onConn),
   });
-  await chmod(address.path, address.mode);
-  const { ino } = await stat(address.path);
+  const inode = await admitTo(address);
   return {
     port: undefined,
     async close() {
-      await removeOwnSocket(address.path, ino);
+      await removeOwnSocket(address.path, inode);
       server.stop();
     },
   };

@@ -81,7 +81,15 @@ export interface Conn {
 
 export type ListenAddress =
   | { readonly kind: "tcp"; readonly host: string; readonly port: number; readonly backlog: number }
-  | { readonly kind: "unix"; readonly path: string; readonly mode: number };
+  | UnixListenAddress;
+
+export type UnixListenAddress = {
+  readonly kind: "unix";
+  readonly path: string;
+  readonly mode: number;
+  /** Id of the group that the file is given to; else it has ours. */
+  readonly groupId?: number | undefined;
+};
 
 export type ConnectTarget =
   | { readonly kind: "tcp"; readonly host: string; readonly port: number }

@@ -6,7 +6,6 @@
  * `tls.createServer`, never `new TLSSocket`, which hangs under Deno.
  */
 import { constants } from "node:crypto";
-import { chmod, stat } from "node:fs/promises";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import {
   checkServerIdentity,
@@ -17,6 +16,7 @@ import {
   connect as tlsConnect,
 } from "node:tls";
 import {
+  admitTo,
   bindAll,
   clearStaleSocket,
   connectAny,
@@ -29,12 +29,12 @@ import type {
   ClientTls,
   Conn,
   ConnHandler,
-  ListenAddress,
   Listener,
   PeerAddress,
   ServerTls,
   TlsInfo,
   Transport,
+  UnixListenAddress,
 } from "./conn.ts";
 import { asError, Delivery, lingerMs } from "./delivery.ts";
 import { alpnMissing, plainBytesBeforeTls, postgresqlAlpn, tlsFailure } from "./handshake.ts";
@@ -115,17 +115,18 @@ class NodeConn implements Conn {
     if (this.#handshake === undefined) this.#stopReading();
   }
 
+  /** Also of a peer that has gone meanwhile: what it said, and that it is over, is still to be told. */
   resume(): void {
-    if (this.#phase !== "open" || !this.#delivery.paused) return;
+    if (!this.#delivery.paused) return;
     this.#delivery.resume();
-    if (this.#handshake === undefined) this.#startReading();
+    if (this.#phase === "open" && this.#handshake === undefined) this.#startReading();
   }
 
   end(): void {
     if (this.#phase !== "open") return;
     this.#phase = "ending";
     this.#delivery.mute();
-    this.#failHandshake(new Error("connection was ended during the TLS handshake"));
+    this.#failHandshake(() => new Error("connection was ended during the TLS handshake"));
     // What the peer still sends is read and dropped: closing over unread bytes would be a reset,
     // and a reset may overtake the last message on its way.
     this.#startReading();
@@ -262,7 +263,7 @@ class NodeConn implements Conn {
     this.#phase = "closed";
     clearTimeout(this.#linger);
     this.#raw.destroy();
-    this.#failHandshake(tlsFailure(this.#error ?? null));
+    this.#failHandshake(() => tlsFailure(this.#error ?? null));
     this.#delivery.close(this.#error);
   }
 
@@ -270,7 +271,9 @@ class NodeConn implements Conn {
     if (this.#phase === "closed") return;
     this.#phase = "closed";
     clearTimeout(this.#linger);
-    this.#failHandshake(error ?? new Error("connection was destroyed during the TLS handshake"));
+    this.#failHandshake(
+      () => error ?? new Error("connection was destroyed during the TLS handshake"),
+    );
     this.#delivery.closeSoon(error);
     this.#closeSockets();
   }
@@ -290,10 +293,11 @@ class NodeConn implements Conn {
     this.#raw.destroy();
   }
 
-  #failHandshake(error: Error): void {
+  /** The error is made when somebody waits for it: most connections end without a handshake. */
+  #failHandshake(error: () => Error): void {
     const handshake = this.#handshake;
     this.#handshake = undefined;
-    handshake?.reject(error);
+    handshake?.reject(error());
   }
 }
 
@@ -447,17 +451,16 @@ function remotePeer(socket: Socket): PeerAddress | undefined {
 }
 
 async function listenUnix(
-  address: Extract<ListenAddress, { kind: "unix" }>,
+  address: UnixListenAddress,
   onConn: (conn: Conn) => void,
 ): Promise<Listener> {
   await clearStaleSocket(address.path);
   const listener = await bind({ path: address.path }, onConn);
-  await chmod(address.path, address.mode);
-  const { ino } = await stat(address.path);
+  const inode = await admitTo(address);
   return {
     port: undefined,
     async close() {
-      await removeOwnSocket(address.path, ino);
+      await removeOwnSocket(address.path, inode);
       await listener.close();
     },
   };

@@ -273,6 +273,33 @@ const sockets: readonly Check[] = [
       }),
   },
   {
+    title: "a paused reader is told the rest and the end, though the connection broke meanwhile",
+    run: async ({ transport }) => {
+      for (let round = 0; round < 30; round++) {
+        await rawPeer(async (port, accepted) => {
+          const conn = await transport.connect({ kind: "tcp", host: "127.0.0.1", port }, patience);
+          const heard = listened(conn);
+          let chunks = 0;
+          heard.onData = () => {
+            chunks++;
+            conn.pause();
+          };
+          const peer = await accepted;
+          peer.resume();
+          peer.write(block(round, 250_000));
+          await until(() => chunks > 0, "the first chunk");
+          peer.destroy();
+          let sent = 0;
+          await until(() => {
+            conn.send(block(round, 50_000)); // what nobody reads any more is answered by a reset
+            if (++sent % 5 === 0) conn.resume();
+            return heard.closes.length > 0;
+          }, `onClose in round ${round}`);
+        });
+      }
+    },
+  },
+  {
     title: "end sends what is buffered, however much, and then the peer sees the end",
     run: ({ transport }) =>
       withPair(transport, async (two) => {
