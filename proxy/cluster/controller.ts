@@ -3,6 +3,7 @@
  * snapshot to whoever subscribed, and keeps pgpool_status (spec wire/failover.md, wire/files.md 6).
  */
 
+import type { FailoverEffect } from "../../core/cluster/failover.ts";
 import {
   type BackendNode,
   type ClusteringMode,
@@ -30,6 +31,9 @@ export interface StatusStore {
   remove(): void;
 }
 
+/** The `change` of a FailoverEffect. What is not named stays. */
+export type StateChange = Omit<Extract<FailoverEffect, { readonly kind: "change" }>, "kind">;
+
 export type NodeReport = Pick<
   BackendNode,
   "serverRole" | "delay" | "delayByTime" | "replicationState" | "replicationSyncState"
@@ -41,6 +45,7 @@ export class Controller {
   readonly #store: StatusStore;
   readonly #subscribers: ((state: ClusterState) => void)[] = [];
   #state: ClusterState;
+  #isUnwritten = false;
 
   constructor(options: {
     readonly mode: ClusteringMode;
@@ -70,15 +75,15 @@ export class Controller {
   recall(discard: boolean): void {
     const { path } = this.#store;
     if (discard) {
-      this.#store.remove();
+      this.#attempt("remove", () => this.#store.remove());
       this.#log.write("LOG", `Backend status file ${path} discarded`);
-      this.#record();
+      this.record();
       return;
     }
-    const content = this.#store.read();
-    if (content === undefined) {
+    const content = this.#attempt("read", () => this.#store.read() ?? "missing");
+    if (content === "missing") {
       this.#log.write("LOG", `Backend status file ${path} does not exist`);
-    } else {
+    } else if (content !== undefined) {
       const file = parseStatusFile(content, this.#state.nodes.length);
       if (file.invalidLines > 0) {
         this.#log.write("WARNING", "invalid data in status file, ignoring...");
@@ -86,8 +91,25 @@ export class Controller {
       for (const [id, status] of file.statuses?.entries() ?? [])
         this.#recallNode(nodeId(id), status);
     }
-    this.#record();
+    this.record();
   }
+
+  /**
+   * A file that cannot be read, removed or written keeps nobody from serving; said once for each
+   * reason. Undefined when it did not work.
+   */
+  #attempt<T>(verb: string, deed: () => T): T | undefined {
+    try {
+      return deed();
+    } catch (error) {
+      const detail = error instanceof Error ? error.message : String(error);
+      const message = `could not ${verb} status file ${this.#store.path}`;
+      if (this.#complaint !== detail) this.#log.write("WARNING", message, { detail });
+      this.#complaint = detail;
+      return undefined;
+    }
+  }
+  #complaint: string | undefined;
 
   #recallNode(id: NodeId, status: RecordedStatus): void {
     const node = this.#state.nodes[id];
@@ -101,19 +123,31 @@ export class Controller {
     if (this.#state.nodes[id]?.status === "waiting") this.#setStatus(id, "up");
   }
 
-  /** A node cannot be used. `why` is logged and is what an operator will look for. */
-  detach(id: NodeId, why: string): void {
-    const node = this.#state.nodes[id];
-    if (node === undefined || !isLive(node)) return;
-    this.#log.write(
-      "LOG",
-      `=== Starting degeneration. shutdown host ${node.hostname}(${node.port}) ===`,
-      {
-        detail: why,
-      },
-    );
-    this.#setStatus(id, "down");
-    if (this.#state.primary === id) this.setPrimary(undefined);
+  /** Several changes at once, as one snapshot: the effect of a transition. */
+  change({ statuses, byOperator, primary, quarantinedPrimary, ongoing }: StateChange): void {
+    const now = this.#clock();
+    let nodes = this.#state.nodes;
+    for (const [id, status] of statuses ?? []) {
+      // What the servers said of a node before it left says nothing of it any more.
+      const change = { status, isRetired: byOperator === true, ...FORGOTTEN };
+      nodes = withNode({ ...this.#state, nodes }, id, change, now).nodes;
+    }
+    const led = primary === undefined ? this.#state : withPrimary(this.#state, primary.is);
+    this.#publish({
+      ...led,
+      version: this.#state.version + 1,
+      nodes,
+      quarantinedPrimary:
+        quarantinedPrimary === undefined ? this.#state.quarantinedPrimary : quarantinedPrimary.is,
+      ongoing: ongoing === undefined ? this.#state.ongoing : ongoing.is,
+    });
+  }
+
+  /** Nobody looks for a successor of the lost primary any more: the main node has to do. */
+  forgetLostPrimary(): void {
+    if (this.#state.lostPrimary === undefined) return;
+    const version = this.#state.version + 1;
+    this.#publish({ ...this.#state, version, lostPrimary: undefined });
   }
 
   setPrimary(id: NodeId | undefined): void {
@@ -122,6 +156,8 @@ export class Controller {
 
   /** What a check learned of a node. Publishes only when something changed. */
   report(id: NodeId, report: Partial<NodeReport>): void {
+    // A restart must not forget who was down: what could not be written is written when it can be.
+    if (this.#isUnwritten) this.record();
     const node = this.#state.nodes[id];
     if (node === undefined) return;
     const entries = Object.entries(report) as [keyof NodeReport, unknown][];
@@ -141,12 +177,12 @@ export class Controller {
       return fresh.status === "unused" ? fresh : { ...fresh, status: "down" };
     });
     this.#publish({ ...this.#state, version: this.#state.version + 1, nodes });
-    this.#record();
+    this.record();
   }
 
   #setStatus(id: NodeId, status: NodeStatus): void {
     this.#publish(withNode(this.#state, id, { status }, this.#clock()));
-    this.#record();
+    this.record();
   }
 
   #publish(state: ClusterState): void {
@@ -155,23 +191,30 @@ export class Controller {
     for (const subscriber of this.#subscribers) subscriber(state);
   }
 
-  /** With every node down the file keeps the last useful state. */
-  #record(): void {
+  /** Writes pgpool_status. With every node down the file keeps the last useful state. */
+  record(): void {
     const { nodes } = this.#state;
     if (nodes.length > 0 && !nodes.some(isLive)) {
       const message = "All the DB nodes are in down status and skip writing status file.";
       this.#log.write("WARNING", message);
       return;
     }
-    try {
-      this.#store.write(formatStatusFile(nodes.map(recordedStatus)));
-    } catch (error) {
-      this.#log.write("WARNING", `could not write status file ${this.#store.path}`, {
-        detail: error instanceof Error ? error.message : String(error),
-      });
-    }
+    const text = formatStatusFile(nodes.map(recordedStatus));
+    const written = this.#attempt("write", () => {
+      this.#store.write(text);
+      return true;
+    });
+    this.#isUnwritten = written !== true;
+    if (written) this.#complaint = undefined;
   }
 }
+
+const FORGOTTEN = {
+  serverRole: "unknown",
+  replicationState: "",
+  replicationSyncState: "",
+  delay: 0,
+} as const;
 
 function initialNode(backend: BackendConfig, now: number): BackendNode {
   return {

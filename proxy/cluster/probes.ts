@@ -2,69 +2,18 @@
  * Asking the servers who they are: which one is the primary, and how far the others are behind
  * (spec routing/delay-and-primary.md). A question is a short-lived connection as `sr_check_user`.
  */
-import type { BackendSecret } from "../../core/auth/dialogue.ts";
-import type { Credential } from "../../core/auth/password.ts";
-import { md5HashOf } from "../../core/auth/password.ts";
-import { type ClusterState, isLive, mainNode, type NodeId } from "../../core/cluster/state.ts";
+import { parseConninfo } from "../../core/cluster/conninfo.ts";
+import { lsnOf } from "../../core/cluster/lsn.ts";
+import { judgePrimary, type PrimaryVerdict, type RoleAnswer } from "../../core/cluster/primary.ts";
+import { type ClusterState, hasPrimary, isLive, type NodeId } from "../../core/cluster/state.ts";
 import type { Config } from "../../core/config/schema.ts";
-import { AuthenticationFailed } from "../../core/errors.ts";
-import type { Log } from "../../core/ports.ts";
-import { encodeFrontend } from "../../core/wire/frontend.ts";
-import {
-  type Backend,
-  type BackendAddress,
-  type BackendWorld,
-  openBackend,
-  queryRows,
-} from "../backend.ts";
+import { type Backend, queryRows } from "../backend.ts";
+import { type Asker, type ProbeWorld, reasonOf, withBackend } from "./connection.ts";
 import type { Controller } from "./controller.ts";
-
-export type ProbeWorld = {
-  readonly config: () => Config;
-  readonly backendWorld: () => BackendWorld;
-  readonly addressOf: (node: NodeId) => BackendAddress;
-  /** The user's entry of pool_passwd. */
-  readonly credentialOf: (user: string) => Credential | undefined;
-  readonly log: Log;
-};
-
-/** A connection of our own to one node, for questions. */
-async function openProbe(world: ProbeWorld, node: NodeId, signal: AbortSignal): Promise<Backend> {
-  const { sr_check_user: user, sr_check_database: database } = world.config();
-  const parameters = new Map([
-    ["application_name", "pgpool"],
-    ["database", database],
-    ["user", user],
-  ]);
-  const startup = encodeFrontend({ kind: "StartupMessage", major: 3, minor: 0, parameters });
-  const secretFor = async () => secretOf(world, user);
-  return await openBackend(
-    world.backendWorld(),
-    world.addressOf(node),
-    { startup, user, secretFor },
-    signal,
-  );
-}
-
-/** `sr_check_password` when it is set, else the user's entry of pool_passwd. */
-function secretOf(world: ProbeWorld, user: string): BackendSecret {
-  const { sr_check_password } = world.config();
-  if (sr_check_password !== "") {
-    return { kind: "clear", password: new TextEncoder().encode(sr_check_password) };
-  }
-  const credential = world.credentialOf(user);
-  if (credential?.kind === "clear") return credential;
-  const hash = credential && md5HashOf(credential, user);
-  if (hash !== undefined) return { kind: "md5", hash };
-  throw new AuthenticationFailed("no password for sr_check_user", {
-    detail: `user "${user}" has neither sr_check_password nor a usable entry in pool_passwd`,
-  });
-}
+import { delaysByCommand } from "./delay_command.ts";
 
 /** What one node said of itself in one round. */
-export type NodeAnswer = {
-  readonly node: NodeId;
-  readonly inRecovery: boolean;
+export type NodeAnswer = RoleAnswer & {
   /** Bytes; undefined when it could not be told. */
   readonly lsn: bigint | undefined;
   /** Of a primary: what pg_stat_replication says of each standby, by application name. */
@@ -84,41 +33,55 @@ const positionSql = `SELECT pg_catalog.pg_is_in_recovery(),
 const standbySql = `SELECT application_name, state, sync_state,
   COALESCE((EXTRACT(EPOCH FROM replay_lag) * 1000000)::bigint, 0) FROM pg_catalog.pg_stat_replication`;
 
+/** Only asked of standbys, and only when false primaries are to be found out. */
+const receiverSql = `SELECT status, conninfo FROM pg_catalog.pg_stat_wal_receiver`;
+
+const srChecker = (config: Config): Asker => ({
+  user: config.sr_check_user,
+  password: config.sr_check_password,
+  database: config.sr_check_database,
+  applicationName: "pgpool",
+  parameter: "sr_check_user",
+});
+
+/** Where connect_timeout allows longer. */
+const QUESTION_MS_MAX = 10_000;
+/** While a primary is searched: one standby that hangs must not keep the others from being heard. */
+const SEARCH_MS_MAX = 3000;
+
 export async function askNode(
   world: ProbeWorld,
   node: NodeId,
   signal: AbortSignal,
+  limitMsMax = QUESTION_MS_MAX,
 ): Promise<NodeAnswer> {
+  const config = world.config();
   // A server that accepts and then says nothing must not keep the check, nor the start, waiting.
-  const limit = AbortSignal.any([
-    signal,
-    AbortSignal.timeout(world.addressOf(node).connectTimeoutMs),
-  ]);
-  const backend = await openProbe(world, node, limit);
-  const giveUp = () => backend.conn.destroy();
-  limit.addEventListener("abort", giveUp, { once: true });
-  try {
+  const limitMs = Math.min(world.addressOf(node).connectTimeoutMs || limitMsMax, limitMsMax);
+  return await withBackend(world, node, srChecker(config), { limitMs, signal }, async (backend) => {
     const [row] = await queryRows(backend, positionSql);
     const inRecovery = row?.[0] === "t";
-    const rows = inRecovery ? [] : await queryRows(backend, standbySql);
+    const lsn = lsnOf(row?.[1]);
+    if (inRecovery) {
+      const streamsFrom = config.detach_false_primary ? await upstreamOf(backend) : undefined;
+      return { node, inRecovery, lsn, standbys: new Map(), streamsFrom };
+    }
+    const rows = await queryRows(backend, standbySql);
     const standbys = new Map(
       rows.map(([name, state, syncState, lag]) => [
         name ?? "",
         { state: state ?? "", syncState: syncState ?? "", replayLagMicroseconds: Number(lag) },
       ]),
     );
-    return { node, inRecovery, lsn: lsnOf(row?.[1]), standbys };
-  } finally {
-    limit.removeEventListener("abort", giveUp);
-    backend.close();
-  }
+    return { node, inRecovery, lsn, standbys };
+  });
 }
 
-/** "X/Y" in bytes. */
-export function lsnOf(text: string | undefined): bigint | undefined {
-  const match = /^([0-9A-F]+)\/([0-9A-F]+)$/i.exec(text ?? "");
-  if (match === null) return undefined;
-  return (BigInt(`0x${match[1]}`) << 32n) + BigInt(`0x${match[2]}`);
+async function upstreamOf(backend: Backend): Promise<RoleAnswer["streamsFrom"]> {
+  const [row] = await queryRows(backend, receiverSql);
+  if (row?.[0] !== "streaming") return undefined;
+  const conninfo = parseConninfo(row[1] ?? "");
+  return { host: conninfo?.get("host") ?? "", port: Number(conninfo?.get("port") ?? 5432) };
 }
 
 /** Asks every live node at once; of one that does not answer `failed` is told why. */
@@ -127,44 +90,67 @@ async function askNodes(
   state: ClusterState,
   signal: AbortSignal,
   failed: (node: NodeId, reason: string) => void,
+  limitMsMax?: number,
 ): Promise<readonly NodeAnswer[]> {
   const nodes = state.nodes.filter(isLive).map(({ id }) => id);
   const asked = nodes.map(async (node) => {
     try {
-      return await askNode(world, node, signal);
+      return await askNode(world, node, signal, limitMsMax);
     } catch (error) {
-      const { message, detail } = error as { readonly message?: string; readonly detail?: string };
-      if (!signal.aborted) failed(node, detail ?? message ?? String(error));
+      if (!signal.aborted) failed(node, reasonOf(error));
       return undefined;
     }
   });
   return (await Promise.all(asked)).filter((answer) => answer !== undefined);
 }
 
-/** The highest node that is no standby (spec section 6); `ALWAYS_PRIMARY` decides without asking. */
-export function primaryOf(
+/** Elsewhere positions in the WAL have nothing to do with each other, and many may take writes. */
+const streams = ({ mode }: ClusterState): boolean => mode === "streaming_replication";
+
+/** Who is the primary, by these answers; `ALWAYS_PRIMARY` decides without them. */
+function judge(
+  world: ProbeWorld,
+  state: ClusterState,
   answers: readonly NodeAnswer[],
-  alwaysPrimary: NodeId | undefined,
-): NodeId | undefined {
-  return alwaysPrimary ?? answers.findLast((answer) => !answer.inRecovery)?.node;
+): PrimaryVerdict {
+  const config = world.config();
+  const { backends } = config;
+  return judgePrimary(answers, {
+    alwaysPrimary: state.nodes.find((node) => isLive(node) && backends[node.id]?.flag.alwaysPrimary)
+      ?.id,
+    detachFalsePrimary: config.detach_false_primary && streams(state),
+    // By their ids alone an old primary that is attached as it was would take the role back.
+    present: state.primary,
+    placeOf: (node) => ({
+      hostname: backends[node]?.hostname ?? "",
+      port: backends[node]?.port ?? 0,
+    }),
+  });
 }
 
-export class StreamingCheck {
-  readonly #world: ProbeWorld;
-  readonly #controller: Controller;
-  readonly #stop = new AbortController();
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #searching = false;
+/** What the check asks of whoever carries out transitions. */
+export type StreamingCheckPorts = {
+  readonly world: ProbeWorld;
+  readonly controller: Controller;
+  /** False while standbys are being led to a new primary, and while anything else is under way. */
+  readonly mayJudge: () => boolean;
+  /** A primary that is none, with detach_false_primary on. */
+  readonly detachFalse: (node: NodeId) => void;
+};
 
-  constructor(world: ProbeWorld, controller: Controller) {
-    this.#world = world;
-    this.#controller = controller;
+const noDelays: ReadonlyMap<NodeId, number> = new Map();
+
+export class StreamingCheck {
+  readonly #ports: StreamingCheckPorts;
+  readonly #stop = new AbortController();
+  readonly #failures = new Map<NodeId, string>();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(ports: StreamingCheckPorts) {
+    this.#ports = ports;
   }
 
-  /** The primary is searched at once and then every second until it is found or the time is up. */
-  async start(): Promise<void> {
-    if (!this.#streams()) return;
-    await this.search();
+  start(): void {
     this.#schedule();
   }
 
@@ -173,58 +159,30 @@ export class StreamingCheck {
     clearTimeout(this.#timer);
   }
 
-  /** First round awaited; further ones go on behind the caller's back. */
-  async search(): Promise<void> {
-    if (this.#searching || !this.#streams()) return;
-    this.#searching = true;
-    const { log } = this.#world;
-    log.write("LOG", "find_primary_node_repeatedly: waiting for finding a primary node");
-    if (mainNode(this.#controller.state) === undefined) {
-      const message =
-        "find_primary_node_repeatedly: all of the backends are down. Giving up finding primary node";
-      log.write("LOG", message);
-      this.#searching = false;
-      return;
-    }
-    if (await this.#findOnce()) this.#searching = false;
-    else void this.#searchOn(Date.now());
-  }
-
-  async #searchOn(since: number): Promise<void> {
-    const signal = this.#stop.signal;
-    for (;;) {
-      await pause(1000, signal);
-      if (signal.aborted) return;
-      const { search_primary_node_timeout: seconds } = this.#world.config();
-      if (seconds > 0 && Date.now() - since > seconds * 1000) {
-        this.#world.log.write("LOG", "failed to find primary node", {
-          detail: `find_primary_node_repeatedly: expired after ${seconds} seconds`,
-        });
-        break;
-      }
-      if (await this.#findOnce()) break;
-    }
-    this.#searching = false;
-  }
-
-  async #findOnce(): Promise<boolean> {
-    const { state } = this.#controller;
-    const always = this.#alwaysPrimary(state);
-    const answers = await this.#ask(state);
-    const primary = primaryOf(answers, always);
-    this.#report(answers, primary);
-    if (primary === undefined) return false;
+  /** Asks every live node once and tells what they said; the primary found is not yet ours. */
+  async findPrimary(): Promise<NodeId | undefined> {
+    const { controller, world } = this.#ports;
+    const { state } = controller;
+    const answers = await this.#ask(state, SEARCH_MS_MAX);
+    const { primary, invalid } = judge(world, state, answers);
+    // Where a command measures, it does so in the rounds.
+    const byCommand = world.config().replication_delay_source_cmd !== "";
+    this.#report(answers, primary, byCommand ? noDelays : undefined);
+    if (primary === undefined) return undefined;
     for (const { node, inRecovery } of answers) {
-      const role = inRecovery ? "standby" : "primary";
-      this.#world.log.write("LOG", `find_primary_node: ${role} node is ${node}`);
+      const role = inRecovery ? "standby" : node === primary ? "primary" : undefined;
+      if (role !== undefined) {
+        world.log.write("LOG", `find_primary_node: ${role} node is ${node}`);
+      } else if (invalid.includes(node)) {
+        world.log.write("LOG", `find_primary_node: invalid node ${node}`);
+      }
     }
-    this.#controller.setPrimary(primary);
-    return true;
+    return primary;
   }
 
-  async #ask(state: ClusterState): Promise<readonly NodeAnswer[]> {
+  async #ask(state: ClusterState, limitMsMax?: number): Promise<readonly NodeAnswer[]> {
     const failed = (node: NodeId, reason: string) => this.#noteFailure(node, reason);
-    const answers = await askNodes(this.#world, state, this.#stop.signal, failed);
+    const answers = await askNodes(this.#ports.world, state, this.#stop.signal, failed, limitMsMax);
     for (const { node } of answers) this.#failures.delete(node);
     return answers;
   }
@@ -234,90 +192,136 @@ export class StreamingCheck {
     if (this.#failures.get(node) === reason) return;
     this.#failures.set(node, reason);
     const message = `could not ask DB node id: ${node} for its role`;
-    this.#world.log.write("WARNING", message, { detail: reason });
+    this.#ports.world.log.write("WARNING", message, { detail: reason });
   }
-  readonly #failures = new Map<NodeId, string>();
 
   #schedule(): void {
     if (this.#stop.signal.aborted) return;
-    const { sr_check_period: seconds } = this.#world.config();
+    const { sr_check_period: seconds } = this.#ports.world.config();
     const delayMs = seconds === 0 ? 30_000 : seconds * 1000;
+    this.#periodSeconds = seconds;
     this.#timer = setTimeout(() => void this.#round(seconds > 0), delayMs);
   }
 
+  /** A new period counts from now, not from when the old one is over. */
+  reconfigured(): void {
+    const { sr_check_period: seconds } = this.#ports.world.config();
+    if (this.#timer === undefined || seconds === this.#periodSeconds) return;
+    clearTimeout(this.#timer);
+    this.#schedule();
+  }
+  #periodSeconds = 0;
+
   async #round(enabled: boolean): Promise<void> {
-    if (enabled && !this.#searching) {
-      const { state } = this.#controller;
+    this.#timer = undefined;
+    const { controller, world, mayJudge } = this.#ports;
+    if (enabled && hasPrimary(controller.state) && mayJudge()) {
+      // First, since it may take its time, in which what the nodes say would grow old.
+      const delays = await this.#delaysByCommand(controller.state.primary);
+      const { state } = controller;
       const answers = await this.#ask(state);
-      const primary = state.primary ?? primaryOf(answers, this.#alwaysPrimary(state));
-      this.#report(answers, primary);
-      if (state.primary === undefined && primary !== undefined)
-        this.#controller.setPrimary(primary);
+      // What changed meanwhile makes these answers old.
+      if (controller.state.ongoing === undefined && mayJudge()) {
+        const { primary: found, invalid } = judge(world, state, answers);
+        const primary = controller.state.primary ?? found;
+        this.#report(answers, primary, delays);
+        if (controller.state.primary === undefined && primary !== undefined) {
+          controller.setPrimary(primary);
+        }
+        for (const node of invalid) this.#reportFalse(node);
+      }
     }
     this.#schedule();
   }
 
-  /** Roles and delays of one round, by bytes or by time as the thresholds ask (spec section 3). */
-  #report(answers: readonly NodeAnswer[], primary: NodeId | undefined): void {
-    const config = this.#world.config();
+  #reportFalse(node: NodeId): void {
+    const { world, detachFalse } = this.#ports;
+    world.log.write("LOG", `pgpool_worker_child: invalid node found ${node}`);
+    detachFalse(node);
+  }
+
+  /** Microseconds by node when a command measures them, else undefined. */
+  async #delaysByCommand(primary: NodeId | undefined) {
+    const { controller, world } = this.#ports;
+    const { config, log } = world;
+    if (!streams(controller.state)) return undefined;
+    return await delaysByCommand(config(), primary, log, this.#stop.signal);
+  }
+
+  /**
+   * Roles and delays of one round, by bytes or by time as the thresholds ask (spec section 3), or as
+   * the command said. A delay that is not known stays what it was.
+   */
+  #report(
+    answers: readonly NodeAnswer[],
+    primary: NodeId | undefined,
+    commanded?: ReadonlyMap<NodeId, number>,
+  ): void {
+    const { controller, world } = this.#ports;
+    const config = world.config();
     const chief = answers.find((answer) => answer.node === primary);
-    const delayByTime = config.delay_threshold_by_time > 0;
+    const delayByTime = commanded !== undefined || config.delay_threshold_by_time > 0;
     for (const { node, inRecovery, lsn } of answers) {
       const serverRole = inRecovery ? "standby" : "primary";
-      const name = config.backends[node]?.application_name ?? "";
-      const row = node === primary ? undefined : chief?.standbys.get(name);
+      const row = node === primary || commanded ? undefined : this.#rowOf(chief, node);
       const behind = bytesBehind(chief?.lsn, lsn);
-      const delay = node === primary ? 0 : delayByTime ? row?.replayLagMicroseconds : behind;
-      this.#controller.report(node, {
+      const byTime = commanded === undefined ? row?.replayLagMicroseconds : commanded.get(node);
+      const lags = node !== primary && streams(controller.state);
+      const delay = !lags ? 0 : delayByTime ? byTime : behind;
+      controller.report(node, {
         serverRole,
-        delayByTime,
         replicationState: row?.state ?? "",
         replicationSyncState: row?.syncState ?? "",
-        ...(delay === undefined ? {} : { delay }),
+        ...(delay === undefined ? {} : { delay, delayByTime }),
       });
       if (primary !== undefined && delay !== undefined && node !== primary) {
-        this.#logDelay(node, primary, delay, delayByTime);
+        this.#logDelay(node, primary, delay, delayByTime, commanded !== undefined);
       }
+    }
+    if (chief !== undefined) this.#reportDetached(chief);
+  }
+
+  /** A node that is down is not asked, but the primary knows whether it streams: auto_failback does too. */
+  #reportDetached(chief: NodeAnswer): void {
+    const { controller } = this.#ports;
+    for (const { id, status } of controller.state.nodes) {
+      if (status !== "down") continue;
+      const row = this.#rowOf(chief, id);
+      controller.report(id, {
+        replicationState: row?.state ?? "",
+        replicationSyncState: row?.syncState ?? "",
+      });
     }
   }
 
-  #logDelay(node: NodeId, primary: NodeId, delay: number, byTime: boolean): void {
-    const config = this.#world.config();
+  #rowOf(chief: NodeAnswer | undefined, node: NodeId): StandbyRow | undefined {
+    const name = this.#ports.world.config().backends[node]?.application_name ?? "";
+    return chief?.standbys.get(name);
+  }
+
+  #logDelay(
+    node: NodeId,
+    primary: NodeId,
+    delay: number,
+    byTime: boolean,
+    byCommand: boolean,
+  ): void {
+    const { log, config: configOf } = this.#ports.world;
+    const config = configOf();
     const limit = byTime ? config.delay_threshold_by_time * 1000 : config.delay_threshold;
     const over = limit > 0 && delay > limit;
     const wanted =
       (config.log_standby_delay === "always" && delay > 0) ||
       (config.log_standby_delay === "if_over_threshold" && over);
     if (!wanted) return;
-    const much = byTime ? `${(delay / 1e6).toFixed(6)} second(s)` : `${delay} bytes`;
+    const seconds = (delay / 1e6).toFixed(byCommand ? 3 : 6);
+    const much = byTime ? `${seconds} second(s)` : `${delay} bytes`;
     const message = `Replication of node: ${node} is behind ${much} from the primary server (node: ${primary})`;
-    this.#world.log.write("LOG", message);
-  }
-
-  #alwaysPrimary(state: ClusterState): NodeId | undefined {
-    const { backends } = this.#world.config();
-    return state.nodes.find((node) => isLive(node) && backends[node.id]?.flag.alwaysPrimary)?.id;
-  }
-
-  #streams(): boolean {
-    const { mode } = this.#controller.state;
-    return mode === "streaming_replication" || mode === "logical_replication";
+    log.write("LOG", byCommand ? `${message} [external command]` : message);
   }
 }
 
 function bytesBehind(primary: bigint | undefined, standby: bigint | undefined): number | undefined {
   if (primary === undefined || standby === undefined) return undefined;
   return primary > standby ? Number(primary - standby) : 0;
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(done, ms);
-    function done() {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", done);
-      resolve();
-    }
-    signal.addEventListener("abort", done, { once: true });
-  });
 }

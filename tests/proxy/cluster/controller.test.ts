@@ -44,18 +44,26 @@ class Desk {
       clock: () => this.now,
       store: {
         path: "/log/pgpool_status",
-        read: () => (this.stored === undefined ? undefined : new TextEncoder().encode(this.stored)),
+        read: () => {
+          this.#mayFail();
+          return this.stored === undefined ? undefined : new TextEncoder().encode(this.stored);
+        },
         write: (text) => {
-          if (this.failing) throw new Error("disk full");
+          this.#mayFail();
           this.stored = text;
           this.written.push(text);
         },
         remove: () => {
+          this.#mayFail();
           this.stored = undefined;
         },
       },
     });
     this.controller.subscribe((state) => this.published.push(state));
+  }
+
+  #mayFail(): void {
+    if (this.failing) throw new Error("disk full");
   }
 
   get statuses(): readonly string[] {
@@ -121,33 +129,63 @@ describe("Controller", () => {
     expect(desk.statuses).toEqual(["down", "up"]);
   });
 
-  test("a detached node is down, is no primary, and is detached once", () => {
+  test("several changes are one snapshot, and what is not named stays", () => {
     const desk = new Desk(two);
     desk.controller.setPrimary(nodeId(0));
-    desk.controller.detach(nodeId(0), "refused");
-    desk.controller.detach(nodeId(0), "refused");
-    expect([desk.statuses, desk.controller.state.primary]).toEqual([
-      ["down", "waiting"],
-      undefined,
-    ]);
-    expect(desk.said).toEqual(["LOG === Starting degeneration. shutdown host h0(5001) ==="]);
-    expect(desk.stored).toBe("down\nup\n");
+    desk.controller.report(nodeId(0), { replicationState: "streaming", delay: 7 });
+    const { version } = desk.controller.state;
+    desk.controller.change({
+      statuses: new Map([[nodeId(0), "down"]]),
+      primary: { is: undefined },
+      ongoing: { is: "failover" },
+    });
+    const { state } = desk.controller;
+    expect(desk.statuses).toEqual(["down", "waiting"]);
+    expect(state).toMatchObject({ version: version + 1, ongoing: "failover" });
+    expect(state.primary).toBeUndefined();
+    expect(state.nodes[0]).toMatchObject({ replicationState: "", delay: 0 });
+    desk.controller.change({ ongoing: { is: undefined } });
+    expect(desk.controller.state.ongoing).toBeUndefined();
+    expect(desk.statuses).toEqual(["down", "waiting"]);
   });
 
   test("with every node down the file keeps the last useful state", () => {
     const desk = new Desk(two);
-    desk.controller.detach(nodeId(0), "refused");
-    desk.controller.detach(nodeId(1), "refused");
+    for (const id of [0, 1]) {
+      desk.controller.change({ statuses: new Map([[nodeId(id), "down"]]) });
+      desk.controller.record();
+    }
     expect(desk.stored).toBe("down\nup\n");
     expect(desk.said.at(-1)).toStartWith("WARNING All the DB nodes are in down status");
   });
 
-  test("a file that cannot be written is a warning", () => {
+  test("a file that cannot be written is a warning, and is written when it can be", () => {
     const desk = new Desk(two);
     desk.failing = true;
     desk.controller.connected(nodeId(0));
     expect(desk.statuses).toEqual(["up", "waiting"]);
-    expect(desk.said).toEqual(["WARNING could not write status file /log/pgpool_status"]);
+    const warning = "WARNING could not write status file /log/pgpool_status";
+    expect(desk.said).toEqual([warning]);
+    desk.controller.report(nodeId(0), { serverRole: "primary" });
+    expect(desk.said).toEqual([warning]);
+    desk.failing = false;
+    desk.controller.report(nodeId(0), { serverRole: "primary" });
+    expect(desk.written).toEqual(["up\nup\n"]);
+    desk.controller.report(nodeId(1), { serverRole: "standby" });
+    expect(desk.written).toHaveLength(1);
+  });
+
+  test("a file that cannot be read or removed is a warning, and all nodes are tried", () => {
+    for (const [discard, verb] of [
+      [false, "read"],
+      [true, "remove"],
+    ] as const) {
+      const desk = new Desk(two, "down\nup\n");
+      desk.failing = true;
+      desk.controller.recall(discard);
+      expect(desk.statuses).toEqual(["waiting", "waiting"]);
+      expect(desk.said[0]).toBe(`WARNING could not ${verb} status file /log/pgpool_status`);
+    }
   });
 
   test("publishes only what is new, each with a higher version", () => {
