@@ -68,7 +68,7 @@ export function chooseLoadBalanceNode(
 }
 
 /** The most specific list that matches: application before database before user (2.3). */
-function redirectOf(
+export function redirectOf(
   reader: Reader,
   cluster: ClusterState,
   { redirects }: RoutingRules,

@@ -5,12 +5,13 @@
  */
 
 import { isLive, type NodeId } from "../../core/cluster/state.ts";
-import type { StatementFacts } from "../../core/sql/facts.ts";
+import type { RelationName, StatementFacts } from "../../core/sql/facts.ts";
 import { chiefNode, chooseLoadBalanceNode } from "./balance.ts";
 import type { CatalogQuestion } from "./catalog_lookups.ts";
+import { tellsTransaction } from "./looking_functions.ts";
 import type { RoutingView } from "./route.ts";
 import type { NodesRoute, Route, RouteReason } from "./routes.ts";
-import { callsWriter, isRead, type RoutingSession } from "./session_routing.ts";
+import { callsWriter, isRead, isWriter, type RoutingSession } from "./session_routing.ts";
 
 export function decideReplicated(
   facts: StatementFacts,
@@ -20,21 +21,30 @@ export function decideReplicated(
   const { cluster, rules } = view;
   const { statement } = facts;
   if (statement.kind === "execute" || statement.kind === "deallocate") {
+    const { name } = statement;
     const prepared =
-      statement.name === undefined ? undefined : session.prepared.get(statement.name);
+      name === undefined ? undefined : (session.prepared.get(name) ?? session.parsed(name));
     const first = prepared?.nodes[0];
     if (prepared === undefined || first === undefined) return onAll(view, "replicated");
+    const columns = columnQuestions(prepared.inserts, session, view);
+    if (columns.length > 0) return { kind: "ask", questions: columns };
+    // What writes is run on all: where it is not known, it is prepared first.
+    if (statement.kind === "execute" && !prepared.reads) return onAll(view, "replicated");
     return rules.routes.several(prepared.nodes, first, "prepared_statement");
   }
+  const columns = columnQuestions(facts.fills, session, view);
+  if (columns.length > 0) return { kind: "ask", questions: columns };
   if (facts.multiStatement) return onAll(view, "multi_statement");
   if (!isRead(facts, rules)) return onAll(view, "replicated");
   const main = chiefNode(cluster);
   if (rules.loadBalance && readsSnapshot(session, view)) return balanced(session, view);
   const questions = questionsOf(facts, session, view);
   if (questions.length > 0) return { kind: "ask", questions };
-  if (rules.replicateSelect || callsWriter(facts.calledFunctions, rules, view.catalog) !== false) {
-    return onAll(view, "replicated");
+  const writes = callsWriter(facts.calledFunctions, rules, view.catalog) !== false;
+  if (!writes && facts.calledFunctions.some(tellsTransaction)) {
+    return rules.routes.one(main, "transaction_id");
   }
+  if (rules.replicateSelect || writes) return onAll(view, "replicated");
   if (!rules.loadBalance) return rules.routes.one(main, "load_balance_off");
   if (session.status !== "I") {
     if (session.writing) return rules.routes.one(main, "wrote_in_transaction");
@@ -42,6 +52,27 @@ export function decideReplicated(
     if (session.isolation === "serializable") return rules.routes.one(main, "serializable");
   }
   return balanced(session, view);
+}
+
+/** What must be known of tables before rows are put into them, on all nodes the same. */
+function columnQuestions(
+  tables: readonly RelationName[],
+  session: RoutingSession,
+  { catalog }: RoutingView,
+): readonly CatalogQuestion[] {
+  // Nothing is sent in a failed transaction, or it fails before anything is inserted.
+  if (tables.length === 0 || session.failed) return [];
+  const questions: CatalogQuestion[] = [];
+  for (const relation of tables) {
+    if (catalog.columns(relation) !== undefined) continue;
+    const { name } = relation;
+    if (catalog.temporary(name) === undefined) questions.push({ kind: "temporary", name });
+    questions.push({ kind: "columns", relation });
+  }
+  // Only in READ COMMITTED is the answer good beyond the transaction.
+  const isUnknown = session.status !== "I" && session.isolation === "unknown";
+  if (questions.length > 0 && isUnknown) questions.push({ kind: "isolation" });
+  return questions;
 }
 
 /** Under snapshot isolation a read-only transaction may read anywhere, whatever it calls. */
@@ -54,14 +85,15 @@ function questionsOf(
   { rules, catalog }: RoutingView,
 ): readonly CatalogQuestion[] {
   const questions: CatalogQuestion[] = [];
-  if (session.status !== "I" && session.isolation === "unknown") {
-    questions.push({ kind: "isolation" });
+  const isOpen = session.status !== "I" && !session.writing && !session.failed;
+  if (isOpen && rules.loadBalance && session.isolation === "unknown") {
+    questions.push({ kind: "isolation" }); // else the answer would change nothing
   }
   if (rules.readOnlyFunctions !== undefined || rules.writeFunctions !== undefined) {
     return questions;
   }
   for (const called of facts.calledFunctions) {
-    if (catalog.volatile(called) === undefined) {
+    if (isWriter(called, rules, catalog) === undefined) {
       questions.push({ kind: "volatile", function: called });
     }
   }

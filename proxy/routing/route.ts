@@ -6,14 +6,22 @@
 
 import { type ClusterState, isLive, type NodeId } from "../../core/cluster/state.ts";
 import type { Random } from "../../core/ports.ts";
-import type { StatementFacts } from "../../core/sql/facts.ts";
+import type { RelationName, StatementFacts } from "../../core/sql/facts.ts";
+import { showsPrepared, showsTransaction } from "../../core/sql/session_objects.ts";
 import { isPoolShow } from "../../core/sql/statement.ts";
 import { chiefNode, chooseLoadBalanceNode, isTooLate, isUsable } from "./balance.ts";
 import type { CatalogLookups, CatalogQuestion } from "./catalog_lookups.ts";
+import type { RecentlyWritten } from "./recently_written.ts";
 import { decideReplicated } from "./replicated.ts";
 import type { NodesRoute, Route, RouteReason } from "./routes.ts";
 import type { RoutingRules } from "./rules.ts";
-import { callsWriter, isRead, isTraced, type RoutingSession } from "./session_routing.ts";
+import {
+  callsWriter,
+  isRead,
+  isTraced,
+  type Parsed,
+  type RoutingSession,
+} from "./session_routing.ts";
 
 /** What a decision sees besides the statement and its session. */
 export type RoutingView = {
@@ -21,6 +29,8 @@ export type RoutingView = {
   readonly rules: RoutingRules;
   readonly catalog: CatalogLookups;
   readonly random: Random;
+  /** For dml_adaptive_global. */
+  readonly writes: RecentlyWritten;
 };
 
 export type Protocol = "simple" | "extended";
@@ -37,10 +47,12 @@ export function decideRoute(
   view: RoutingView,
 ): Route {
   const { cluster, rules } = view;
-  if (protocol === "simple") {
-    if (facts.statement.kind === "pgpool") return rules.routes.pgpoolCommand;
-    if (isPoolShow(facts.statement)) return rules.routes.showPool;
+  const { statement } = facts;
+  if (statement.kind === "pgpool") {
+    const always = statement.command.kind === "explain_route"; // Pgpool has no such command
+    if (always || protocol === "simple") return rules.routes.pgpoolCommand;
   }
+  if (protocol === "simple" && isPoolShow(statement)) return rules.routes.showPool;
   switch (cluster.mode) {
     case "raw":
       return rules.routes.one(chiefNode(cluster), "raw_mode");
@@ -65,8 +77,9 @@ function decideStreaming(
   const { statement } = facts;
   const primary = chiefNode(cluster);
   if (session.failed && session.status !== "I" && !mayFollowFailure(facts)) {
-    // If the primary's transaction has failed it refuses in its own words.
-    if (protocol === "simple" && session.status === "T") return rules.routes.failedTransaction;
+    if (protocol === "simple" && isRefusedHere(facts, session)) {
+      return rules.routes.failedTransaction;
+    }
     return rules.routes.one(primary, "failed_transaction");
   }
   if (statement.kind === "execute" || statement.kind === "deallocate") {
@@ -76,6 +89,7 @@ function decideStreaming(
   const everyNodes = facts.onlySettings && !session.multiStatementTransaction;
   if (everyNodes) return everywhere(session, view, "session_setting");
   if (facts.multiStatement) return rules.routes.one(primary, "multi_statement");
+  if (facts.executes !== undefined) return decideExecuting(facts, facts.executes, session, view);
   switch (facts.destination) {
     case "primary":
       return explainedWriter(facts, session, view) ?? rules.routes.one(primary, facts.reason);
@@ -94,6 +108,13 @@ function mayFollowFailure({ statement }: StatementFacts): boolean {
   if (statement.kind !== "transaction") return false;
   const { kind } = statement.control;
   return kind === "commit" || kind === "rollback" || kind === "rollback_to";
+}
+
+/** What the primary has refused itself it goes on refusing in its own words, and some texts get others. */
+function isRefusedHere({ statement }: StatementFacts, session: RoutingSession): boolean {
+  if (session.failure !== "elsewhere" || statement.kind === "unparsable") return false;
+  // PREPARE TRANSACTION is a ROLLBACK then.
+  return statement.kind !== "transaction" || statement.control.kind !== "two_phase";
 }
 
 /** Options that a standby would refuse are left out for it (3.6). */
@@ -149,6 +170,10 @@ function decideRead(
   const { cluster, rules } = view;
   const primary = chiefNode(cluster);
   const early = beforeCatalog(facts, session, rules);
+  if (early === undefined && showsPrepared(facts.readTables)) {
+    const node = readingNode(session, view);
+    if (knowsPrepared(session, node)) return rules.routes.one(node, "prepared_statement");
+  }
   if (early !== undefined) return rules.routes.one(primary, early);
   const questions = questionsOf(facts, session, view);
   if (questions !== undefined) return { kind: "ask", questions };
@@ -173,6 +198,9 @@ function beforeCatalog(
   if (!rules.loadBalance) return "load_balance_off";
   if (!isRead(facts, rules)) return "not_a_read";
   if (session.protocolMajor < 3) return "old_protocol";
+  if (facts.asksSession) return "asks_session";
+  if (session.setOnPrimary !== "nothing") return "set_on_primary";
+  if (session.status !== "I" && showsTransaction(facts.statement)) return "asks_session";
   if (session.status === "I") return undefined;
   if (session.writing) return "wrote_in_transaction";
   if (session.failed) return "failed_transaction";
@@ -190,6 +218,9 @@ function afterCatalog(
   for (const table of facts.readTables) {
     if (catalog.relation(table)?.systemCatalog === true) return "system_catalog";
   }
+  for (const table of facts.readTables) {
+    if (catalog.relation(table)?.sequence === true) return "sequence";
+  }
   if (rules.checkTemporary !== "none") {
     for (const table of facts.maybeTemporary) {
       const temporary =
@@ -206,7 +237,59 @@ function afterCatalog(
   }
   if (rules.primaryPatterns.length > 0 && matchesPattern(sql, rules)) return "query_pattern";
   if (callsWriter(facts.calledFunctions, rules, catalog) !== false) return "writing_function";
-  return session.dmlTransaction && readsWritten(facts, session, rules) ? "dml_adaptive" : undefined;
+  if (viewCallsWriter(facts, rules, catalog)) return "writing_function";
+  if (reachesTemporaries(facts, session, view)) return "temporary_table";
+  if (session.dmlTransaction && readsWritten(facts, session, rules)) return "dml_adaptive";
+  return rules.tracksWrites ? writtenLately(facts.readTables, view.writes) : undefined;
+}
+
+/**
+ * A type, a function or an object's number may lead to the session's temporary objects as well as
+ * a table's name does (no rule of Pgpool's, which lets such a read fail on the standby).
+ */
+function reachesTemporaries(
+  facts: StatementFacts,
+  session: RoutingSession,
+  { rules, catalog }: RoutingView,
+): boolean {
+  if (rules.checkTemporary === "none" || !mayReach(facts, rules)) return false;
+  if (rules.checkTemporary === "trace") return session.tracedTables.size > 0;
+  return catalog.anyTemporary() === true;
+}
+
+/** A list of functions vouches for those that it lets be balanced. */
+function mayReach({ reachesUnnamed }: StatementFacts, rules: RoutingRules): boolean {
+  if (reachesUnnamed !== "functions") return reachesUnnamed === "types";
+  return rules.readOnlyFunctions === undefined && rules.writeFunctions === undefined;
+}
+
+/** What the session has prepared last by SQL is there; some of the others may be elsewhere. */
+function knowsPrepared(session: RoutingSession, node: NodeId): boolean {
+  const last = [...session.prepared.values()].at(-1);
+  return (last?.nodes ?? session.lastParsedOn()).includes(node);
+}
+
+/** Whoever wrote it (8.4). Who reads no table reads nothing that could be stale. */
+function writtenLately(
+  tables: readonly RelationName[],
+  writes: RecentlyWritten,
+): RouteReason | undefined {
+  if (writes.isCold) return "cold_start";
+  for (const table of tables) if (writes.isStale(table.name)) return "written_lately";
+  return undefined;
+}
+
+/** Whose functions write is the catalog's to say, so lists of functions do not reach into views. */
+function viewCallsWriter(
+  facts: StatementFacts,
+  rules: RoutingRules,
+  catalog: CatalogLookups,
+): boolean {
+  if (rules.readOnlyFunctions !== undefined || rules.writeFunctions !== undefined) return false;
+  for (const table of facts.readTables) {
+    if (catalog.relation(table)?.callsVolatile === true) return true;
+  }
+  return false;
 }
 
 function matchesPattern(sql: string, rules: RoutingRules): boolean {
@@ -215,6 +298,9 @@ function matchesPattern(sql: string, rules: RoutingRules): boolean {
   return false;
 }
 
+const wroteTable = (session: RoutingSession, { name }: RelationName): boolean =>
+  session.dmlTables.has(name.toLowerCase());
+
 /** A table written in this transaction, or one that depends on a function called right here (7.3). */
 function readsWritten(
   facts: StatementFacts,
@@ -222,8 +308,8 @@ function readsWritten(
   rules: RoutingRules,
 ): boolean {
   for (const table of facts.readTables) {
+    if (wroteTable(session, table)) return true;
     const name = table.name.toLowerCase();
-    if (session.dmlTables.has(name)) return true;
     for (const called of facts.calledFunctions) {
       if (rules.dependentsOfFunction.get(called.name.toLowerCase()) === name) return true;
     }
@@ -254,6 +340,9 @@ function questionsOf(
     if (catalog.relation(relation) === undefined) ask({ kind: "relation", relation });
   }
   if (rules.checkTemporary === "catalog") {
+    if (mayReach(facts, rules) && catalog.anyTemporary() === undefined) {
+      ask({ kind: "any_temporary" });
+    }
     for (const { name } of facts.maybeTemporary) {
       if (catalog.temporary(name) === undefined) ask({ kind: "temporary", name });
     }
@@ -304,35 +393,63 @@ function decidePrepared(
       : everywhere(session, view, "session_setting");
   }
   const prepared = session.prepared.get(name);
-  const nodes = prepared?.nodes ?? session.parsedNodes(name);
-  const first = nodes?.[0];
-  if (nodes === undefined || first === undefined) {
+  const known = prepared ?? session.parsed(name);
+  if (known === undefined) {
     return rules.routes.one(primary, "unknown_statement");
   }
+  const { nodes } = known;
+  const first = nodes[0] ?? primary;
   const isHere = nodes.includes(primary);
-  if (!isHere && prepared !== undefined && mustMove(facts, nodes, session, view)) {
-    return {
-      ...rules.routes.one(primary, "prepared_again"),
-      reprepare: { name, sql: prepared.sql },
-    };
+  const executes = statement.kind === "execute";
+  const isRead = known.reads && executes;
+  // What follows a DEALLOCATE in its text may be anything, and only one node can tell how far it came.
+  // What uses names itself finds all of them on the primary.
+  const isPrimarys = executes ? known.usesNames : facts.multiStatement;
+  if (isPrimarys || ((!isHere || isRead) && mustMove(facts, known, session, view))) {
+    const route = rules.routes.one(primary, isHere ? "prepared_statement" : "prepared_again");
+    return isHere ? route : { ...route, reprepare: { name, sql: prepared?.sql } };
+  }
+  if (isRead && nodes.length > 1) {
+    const elsewhere = nodes.find((node) => node !== primary) ?? primary;
+    return rules.routes.one(elsewhere, "prepared_statement");
   }
   return rules.routes.several(nodes, isHere ? primary : first, "prepared_statement");
+}
+
+/** EXPLAIN follows EXECUTE, whose plan it shows; what creates a table is the primary's. */
+function decideExecuting(
+  facts: StatementFacts,
+  { name, creates }: NonNullable<StatementFacts["executes"]>,
+  session: RoutingSession,
+  view: RoutingView,
+): Route {
+  if (!creates) return decidePrepared(facts, { kind: "execute", name }, session, view);
+  const primary = chiefNode(view.cluster);
+  const route = view.rules.routes.one(primary, facts.reason);
+  const prepared = session.prepared.get(name);
+  const known = prepared ?? session.parsed(name);
+  if (known === undefined || known.nodes.includes(primary)) return route;
+  return { ...route, reprepare: { name, sql: prepared?.sql } };
 }
 
 /** The node that knows the statement may not run it now: a write came first, or it is gone. */
 function mustMove(
   facts: StatementFacts,
-  nodes: readonly NodeId[],
+  { nodes, readTables }: Parsed,
   session: RoutingSession,
-  { cluster, rules }: RoutingView,
+  { cluster, rules, writes }: RoutingView,
 ): boolean {
-  if (facts.statement.kind !== "execute") return false;
-  if (facts.multiStatement) return true;
-  const gone = nodes.some((id) => {
+  const isGone = (id: NodeId) => {
     const node = cluster.nodes[id];
     return node === undefined || !isLive(node) || session.lostNodes.has(id);
-  });
-  if (gone) return true;
-  const wrote = session.writing && session.status === "T" && rules.onWrite !== "off";
-  return rules.loadBalance && wrote;
+  };
+  if (nodes.every(isGone)) return true;
+  if (facts.multiStatement) return true;
+  if (facts.statement.kind === "deallocate") return false;
+  if (nodes.some(isGone)) return true;
+  if (!rules.loadBalance) return false;
+  if (session.setOnPrimary !== "nothing") return true;
+  if (session.writing && session.status === "T" && rules.onWrite !== "off") return true;
+  if (session.dmlTransaction && readTables.some((table) => wroteTable(session, table))) return true;
+  return rules.tracksWrites && writtenLately(readTables, writes) !== undefined;
 }

@@ -4,43 +4,16 @@
  */
 
 import type { NodeId } from "../../core/cluster/state.ts";
-import type { KindReason } from "../../core/sql/facts.ts";
+import type { ProxyReason, RouteReason } from "../../core/routing/reasons.ts";
 import type { CatalogQuestion } from "./catalog_lookups.ts";
 
-/**
- * Why a statement goes where it goes. The words are logged, counted and shown as they are; those
- * of `KindReason` say that the kind of statement alone decided.
- */
-export type RouteReason =
-  | KindReason
-  | "raw_mode"
-  | "load_balanced"
-  | "load_balance_off"
-  | "not_a_read"
-  | "old_protocol"
-  | "multi_statement"
-  | "multi_statement_transaction"
-  | "wrote_earlier"
-  | "wrote_in_transaction"
-  | "failed_transaction"
-  | "serializable"
-  | "system_catalog"
-  | "temporary_table"
-  | "unlogged_table"
-  | "query_pattern"
-  | "writing_function"
-  | "dml_adaptive"
-  | "delayed"
-  | "unknown_statement"
-  | "prepared_again"
-  | "replicated"
-  | "backend_pid";
+export type { ProxyReason, RouteReason } from "../../core/routing/reasons.ts";
 
-/** A statement made by PREPARE that must be made again on the route's node first (4.9). */
+/** A prepared statement that must be made again on the route's node first (4.9). */
 export type Reprepare = {
   readonly name: string;
-  /** The PREPARE as the client wrote it. */
-  readonly sql: string;
+  /** The PREPARE as the client wrote it; undefined when a Parse made it. */
+  readonly sql: string | undefined;
 };
 
 export type NodesRoute = {
@@ -54,8 +27,6 @@ export type NodesRoute = {
   readonly otherNodesSql: string | undefined;
   readonly reprepare: Reprepare | undefined;
 };
-
-export type ProxyReason = "show_pool" | "pgpool_command" | "failed_transaction";
 
 export type Route =
   | NodesRoute

@@ -3,6 +3,7 @@
  * session that changes one with PGPOOL SET).
  */
 
+import { replicates } from "../../core/cluster/state.ts";
 import type { Config, Redirect } from "../../core/config/schema.ts";
 import { anchoredPattern } from "../../core/posix_regex.ts";
 import { READ_AS_WRITTEN, READ_TRIMMED, READ_WITH_COMMENTS } from "../../core/sql/facts.ts";
@@ -22,10 +23,13 @@ export type RoutingParams = Pick<
   | "dml_adaptive_object_relationship_list"
   | "check_temp_table"
   | "check_unlogged_table"
+  | "relcache_query_target"
   | "delay_threshold"
   | "delay_threshold_by_time"
   | "prefer_lower_delay_standby"
+  | "insert_lock"
   | "replicate_select"
+  | "backend_clustering_mode"
   | "redirects"
 >;
 
@@ -40,23 +44,33 @@ export type RoutingRules = {
   readonly primaryPatterns: readonly RegExp[];
   readonly onWrite: RoutingParams["disable_load_balance_on_write"];
   readonly dmlAdaptive: boolean;
+  /** dml_adaptive_global: what any session wrote lately is read on the primary. */
+  readonly tracksWrites: boolean;
   /** dml_adaptive_object_relationship_list: from the lower-case name to what depends on it. */
   readonly dependentsOfTable: ReadonlyMap<string, string>;
   readonly dependentsOfFunction: ReadonlyMap<string, string>;
   readonly checkTemporary: "catalog" | "trace" | "none";
   readonly checkUnlogged: boolean;
+  /** The node for reads is asked what the catalogs say, not the primary. */
+  readonly asksReadingNode: boolean;
   /** Bytes; 0 is any delay. */
   readonly delayMaxBytes: number;
   /** Microseconds; 0 is any delay. */
   readonly delayMaxMicroseconds: number;
   readonly preferLowerDelay: boolean;
+  /** It is pgpool that keeps the nodes the same. */
+  readonly replicates: boolean;
   readonly replicateSelect: boolean;
+  /** INSERTs into tables with a sequence take turns. */
+  readonly insertLock: boolean;
   readonly redirects: {
     readonly user: readonly Redirect[];
     readonly database: readonly Redirect[];
     readonly appName: readonly Redirect[];
   };
   readonly routes: RouteTable;
+  /** What all this was compiled from, for explanations. */
+  readonly params: RoutingParams;
 };
 
 export function routingRules(params: RoutingParams): RoutingRules {
@@ -74,16 +88,21 @@ export function routingRules(params: RoutingParams): RoutingRules {
     primaryPatterns: patterns(params.primary_routing_query_pattern_list),
     onWrite,
     dmlAdaptive: onWrite === "dml_adaptive" || onWrite === "dml_adaptive_global",
+    tracksWrites: onWrite === "dml_adaptive_global",
     dependentsOfTable: dependents.tables,
     dependentsOfFunction: dependents.functions,
     checkTemporary: params.check_temp_table,
     checkUnlogged: params.check_unlogged_table,
+    asksReadingNode: params.relcache_query_target === "load_balance_node",
     delayMaxBytes: params.delay_threshold,
     delayMaxMicroseconds: params.delay_threshold_by_time * 1000,
     preferLowerDelay: params.prefer_lower_delay_standby,
+    replicates: replicates({ mode: params.backend_clustering_mode }),
     replicateSelect: params.replicate_select,
+    insertLock: params.insert_lock,
     redirects: params.redirects,
     routes: new RouteTable(),
+    params,
   };
 }
 

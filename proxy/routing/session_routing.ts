@@ -5,8 +5,17 @@
  */
 
 import type { NodeId } from "../../core/cluster/state.ts";
-import type { FunctionName, StatementFacts, TransactionControl } from "../../core/sql/facts.ts";
+import type {
+  Changes,
+  FunctionName,
+  RelationName,
+  SetsHere,
+  StatementFacts,
+  TransactionControl,
+} from "../../core/sql/facts.ts";
+import type { TableColumns } from "../../core/sql/table_columns.ts";
 import type { CatalogLookups } from "./catalog_lookups.ts";
+import { onlyLooks } from "./looking_functions.ts";
 import type { RoutingRules } from "./rules.ts";
 
 /** As in ReadyForQuery. */
@@ -14,8 +23,33 @@ export type TransactionStatus = "I" | "T" | "E";
 
 export type Isolation = "unknown" | "read_committed" | "repeatable_read" | "serializable";
 
-/** A statement made by PREPARE, and the nodes that know it. */
-export type SqlPrepared = { readonly nodes: readonly NodeId[]; readonly sql: string };
+/** A prepared statement. A read that is on several nodes is to be executed on one of them. */
+export type Parsed = {
+  /** Those that know it, ascending. */
+  readonly nodes: readonly NodeId[];
+  readonly reads: boolean;
+  /** What each execution reads, if it only reads. */
+  readonly readTables: readonly RelationName[];
+  /** What each execution changes. */
+  readonly changedTables: readonly string[];
+  /** What each execution inserts into. */
+  readonly inserts: readonly RelationName[];
+  /** Native replication: what each execution must add to the arguments (core/sql/rewrite.ts). */
+  readonly added: readonly string[];
+  /** The same for the query cache. */
+  readonly changes: Changes;
+  /** It is itself a PREPARE, EXECUTE or DEALLOCATE, as a Parse may make it. */
+  readonly usesNames?: boolean;
+};
+
+/** One made by PREPARE. */
+export type SqlPrepared = Parsed & {
+  readonly sql: string;
+  /** What was known of the tables that it fills. */
+  readonly filled: readonly (TableColumns | undefined)[];
+  /** As nodes get it that lack it, if otherwise than the client wrote it. */
+  readonly text?: string;
+};
 
 export class RoutingSession {
   readonly user: string;
@@ -35,8 +69,8 @@ export class RoutingSession {
   writing = false;
   /** A write was seen in this transaction, whatever that setting. For the query cache. */
   reallyWriting = false;
-  /** An error was answered in this transaction, on whichever node. */
-  failed = false;
+  /** Where an error was answered in this transaction first. */
+  failure: "none" | "write_node" | "elsewhere" = "none";
   isolation: Isolation = "unknown";
   /** The transaction was opened inside a multi-statement query: only the write node knows it. */
   multiStatementTransaction = false;
@@ -53,6 +87,9 @@ export class RoutingSession {
   wroteData = false;
   wroteBeforeSavepoint = false;
 
+  /** What reads elsewhere would not heed (no rule of Pgpool's, which lets them go there). */
+  setOnPrimary: SetsHere = "nothing";
+
   /** check_temp_table = trace. */
   readonly tracedTables = new Map<string, "creating" | "created" | "dropping">();
 
@@ -60,9 +97,16 @@ export class RoutingSession {
   dmlTransaction = false;
   readonly dmlTables = new Set<string>();
 
+  /** dml_adaptive_global: names changed in this transaction and not committed yet. */
+  readonly changedTables = new Set<string>();
+
   readonly prepared = new Map<string, SqlPrepared>();
-  /** Where a Parse of this name lives, for EXECUTE of it; the session knows. */
-  parsedNodes: (name: string) => readonly NodeId[] | undefined = () => undefined;
+  /** `added` of the PREPAREs in the statement that is under way. */
+  readonly adding = new Map<string, readonly string[]>();
+  /** What a Parse of this name made, for EXECUTE and DEALLOCATE of it; the session knows. */
+  parsed: (name: string) => Parsed | undefined = () => undefined;
+  /** Nodes that have the statement which a Parse named last; the session knows. */
+  lastParsedOn: () => readonly NodeId[] = () => [];
 
   constructor(client: {
     readonly user: string;
@@ -74,6 +118,10 @@ export class RoutingSession {
     this.database = client.database;
     this.applicationName = client.applicationName ?? "";
     this.protocolMajor = client.protocolMajor ?? 3;
+  }
+
+  get failed(): boolean {
+    return this.failure !== "none";
   }
 }
 
@@ -99,7 +147,8 @@ export function callsWriter(
   return known ? false : undefined;
 }
 
-function isWriter(
+/** One function of these; see `callsWriter`. */
+export function isWriter(
   called: FunctionName,
   rules: RoutingRules,
   catalog: CatalogLookups,
@@ -107,6 +156,7 @@ function isWriter(
   const { readOnlyFunctions, writeFunctions } = rules;
   if (readOnlyFunctions !== undefined) return !matchesName(readOnlyFunctions, called);
   if (writeFunctions !== undefined) return matchesName(writeFunctions, called);
+  if (rules.replicates && onlyLooks(called)) return false;
   return catalog.volatile(called);
 }
 
@@ -116,12 +166,16 @@ function matchesName(patterns: readonly RegExp[], called: FunctionName): boolean
   return false;
 }
 
-/** To be called for each statement when it is sent: dml_adaptive counts what was tried (7.1, 7.2). */
+/**
+ * To be called for each statement when it is sent: dml_adaptive counts what was tried (7.1, 7.2); and
+ * a transaction that goes on behind an end within the text is the write node's alone.
+ */
 export function noteSent(
   session: RoutingSession,
   facts: StatementFacts,
   rules: RoutingRules,
 ): void {
+  if (facts.endsWithin && session.status !== "I") session.multiStatementTransaction = true;
   if (!rules.dmlAdaptive) return;
   const { statement } = facts;
   if (statement.kind === "transaction") {
@@ -191,12 +245,18 @@ export function noteSuccess(
   if (control !== undefined) noteTransaction(session, control, rules, inTransaction);
   else noteWrite(session, facts, rules, catalog, inTransaction);
   if (facts.multiStatement) noteMultiStatement(session, facts, rules, inTransaction);
-  noteObjects(session, facts, nodes, inTransaction);
+  noteObjects(session, facts, catalog, nodes, inTransaction);
+  if (facts.setsHere !== "nothing") noteSetHere(session, facts.setsHere, inTransaction);
   if (mayChangeDefaults(facts)) {
     session.defaultIsolation = "unknown";
     session.isolationByDefault = false;
   }
   session.wasInTransaction = inTransaction;
+}
+
+function noteSetHere(session: RoutingSession, sets: SetsHere, inTransaction: boolean): void {
+  if (session.setOnPrimary === "session") return;
+  if (sets === "session" || inTransaction) session.setOnPrimary = sets;
 }
 
 /** In a pipeline the next statement is routed before ReadyForQuery tells of the transaction. */
@@ -243,7 +303,7 @@ function noteTransaction(
       endTransaction(session, rules, control.chain);
       return;
     case "rollback_to":
-      session.failed = false;
+      session.failure = "none";
       if (forgetsWrites(rules)) session.writing = session.wroteBeforeSavepoint;
       session.wroteData = session.wroteBeforeSavepoint;
       session.reallyWriting = session.wroteBeforeSavepoint;
@@ -268,7 +328,7 @@ const forgetsWrites = (rules: RoutingRules): boolean =>
 function beginTransaction(session: RoutingSession, rules: RoutingRules): void {
   if (forgetsWrites(rules)) session.writing = false;
   session.reallyWriting = false;
-  session.failed = false;
+  session.failure = "none";
   session.wroteData = false;
   session.wroteBeforeSavepoint = false;
   session.isolation = session.defaultIsolation;
@@ -279,6 +339,7 @@ function beginTransaction(session: RoutingSession, rules: RoutingRules): void {
 /** A chained transaction keeps its predecessor's characteristics. */
 function endTransaction(session: RoutingSession, rules: RoutingRules, chain = false): void {
   const { isolation, readOnlyTransaction } = session;
+  if (session.setOnPrimary === "transaction") session.setOnPrimary = "nothing";
   beginTransaction(session, rules);
   session.multiStatementTransaction = session.multiStatementTransaction && chain;
   if (!chain) return;
@@ -348,13 +409,21 @@ function noteWrite(
 function noteObjects(
   session: RoutingSession,
   facts: StatementFacts,
+  catalog: CatalogLookups,
   nodes: readonly NodeId[],
   inTransaction: boolean,
 ): void {
   const { statement } = facts;
   for (const each of facts.prepares) {
-    session.prepared.set(each.name, { nodes, sql: each.sql });
+    const { name, sql, changedTables, inserts, changes } = each;
+    const reads = facts.destination === "either";
+    const readTables = reads ? facts.maybeTemporary : [];
+    const added = session.adding.get(name) ?? [];
+    const filled = inserts.map((table) => catalog.columns(table));
+    const known = { nodes, sql, reads, readTables, changedTables, inserts, added, changes };
+    session.prepared.set(name, { ...known, filled });
   }
+  if (facts.multiStatement) return; // the session looks after names there
   switch (statement.kind) {
     case "deallocate":
       if (statement.name === undefined) session.prepared.clear();
@@ -362,7 +431,10 @@ function noteObjects(
       return;
     case "discard":
       // DISCARD PLANS drops plans, not statements (Pgpool forgets the statements as well).
-      if (statement.target === "all") session.prepared.clear();
+      if (statement.target === "all") {
+        session.prepared.clear();
+        session.setOnPrimary = "nothing";
+      }
       if (statement.target === "all" || statement.target === "temp") session.tracedTables.clear();
       return;
     case "create_temp_table":
@@ -374,6 +446,10 @@ function noteObjects(
         else if (session.tracedTables.has(name)) session.tracedTables.set(name, "dropping");
       }
       return;
+    case "set":
+      // In a transaction it may yet be undone.
+      if (statement.form === "reset_all" && !inTransaction) session.setOnPrimary = "nothing";
+      return;
     case "empty":
     case "unparsable":
     case "pgpool":
@@ -382,7 +458,6 @@ function noteObjects(
     case "write":
     case "copy":
     case "transaction":
-    case "set":
     case "prepare":
     case "execute":
     case "explain":
@@ -416,12 +491,16 @@ const mayChangeDefaults = (facts: StatementFacts): boolean =>
   facts.multiStatement || defaultChangers.has(facts.statement.kind);
 
 /**
- * To be called when an error was answered to the client's statement, from any node. `inTransaction`:
- * the write node or the one that failed is in a transaction block.
+ * To be called when an error was answered to the client's statement, by the write node or elsewhere.
+ * `inTransaction`: the write node or the one that failed is in a transaction block.
  */
-export function noteError(session: RoutingSession, inTransaction: boolean): void {
+export function noteError(
+  session: RoutingSession,
+  where: "write_node" | "elsewhere",
+  inTransaction: boolean,
+): void {
   session.wasInTransaction = inTransaction;
-  if (inTransaction) session.failed = true;
+  if (inTransaction && session.failure === "none") session.failure = where;
 }
 
 /** The answer to the question "isolation". */
@@ -433,3 +512,40 @@ export function noteIsolation(session: RoutingSession, level: string): void {
 /** Is the table known to this session as its own temporary one (check_temp_table = trace)? */
 export const isTraced = (session: RoutingSession, name: string): boolean =>
   session.tracedTables.has(name);
+
+/**
+ * Names that have been changed for everybody, now that this statement has succeeded (8.2); to be
+ * called after `noteSuccess`. `failed`: the transaction it ends had failed.
+ */
+export function takeCommitted(
+  session: RoutingSession,
+  facts: StatementFacts,
+  rules: RoutingRules,
+  failed: boolean,
+): readonly string[] {
+  const { changedTables } = session;
+  for (const name of changedBy(session, facts)) {
+    changedTables.add(name);
+    const dependent = rules.dependentsOfTable.get(name.toLowerCase());
+    if (dependent !== undefined) changedTables.add(dependent);
+  }
+  for (const called of rules.dependentsOfFunction.size > 0 ? facts.calledFunctions : []) {
+    const dependent = rules.dependentsOfFunction.get(called.name.toLowerCase());
+    if (dependent !== undefined) changedTables.add(dependent);
+  }
+  const { statement } = facts;
+  const end = statement.kind === "transaction" ? statement.control.kind : undefined;
+  const isEnd = end === "commit" || end === "rollback";
+  if (changedTables.size === 0 || (session.status !== "I" && !isEnd)) return [];
+  const undone = !facts.multiStatement && (end === "rollback" || failed);
+  const committed = undone ? [] : [...changedTables];
+  changedTables.clear();
+  return committed;
+}
+
+function changedBy(session: RoutingSession, facts: StatementFacts): readonly string[] {
+  const { statement } = facts;
+  if (statement.kind !== "execute") return facts.changedTables;
+  const executed = session.prepared.get(statement.name) ?? session.parsed(statement.name);
+  return [...facts.changedTables, ...(executed?.changedTables ?? [])];
+}

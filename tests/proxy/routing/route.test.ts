@@ -1,9 +1,11 @@
 /** Reasons, questions and the session's memory: what the table of destinations does not show. */
 
 import { beforeAll, beforeEach, describe, expect, test } from "bun:test";
-import { type ClusterState, type NodeId, nodeId } from "../../../core/cluster/state.ts";
+import { type ClusterState, nodeId } from "../../../core/cluster/state.ts";
+import { noChanges } from "../../../core/sql/cache_facts.ts";
 import { StatementParser } from "../../../proxy/parser.ts";
 import type { CatalogLookups } from "../../../proxy/routing/catalog_lookups.ts";
+import type { RecentlyWritten } from "../../../proxy/routing/recently_written.ts";
 import { decideRoute, type RoutingView } from "../../../proxy/routing/route.ts";
 import type { NodesRoute, Route } from "../../../proxy/routing/routes.ts";
 import {
@@ -14,7 +16,7 @@ import {
   RoutingSession,
   type TransactionStatus,
 } from "../../../proxy/routing/session_routing.ts";
-import { catalogOf, clusterOf, rulesOf, type Settings } from "./rules.ts";
+import { catalogOf, clusterOf, nothingWritten, rulesOf, type Settings } from "./rules.ts";
 
 let parser: StatementParser;
 beforeAll(async () => {
@@ -22,7 +24,12 @@ beforeAll(async () => {
 });
 
 const ordinary = clusterOf([{ weight: 0 }, { weight: 1 }]);
-const known = catalogOf({ volatile: ["f_vol"], unlogged: ["tunlog"], temporary: new Set(["tmp"]) });
+const known = catalogOf({
+  volatile: ["f_vol"],
+  volatileViews: ["v_vol"],
+  unlogged: ["tunlog"],
+  temporary: new Set(["tmp"]),
+});
 
 let session: RoutingSession;
 beforeEach(() => {
@@ -36,6 +43,7 @@ type Around = {
   readonly cluster?: ClusterState;
   readonly catalog?: CatalogLookups;
   readonly random?: () => number;
+  readonly writes?: RecentlyWritten;
 };
 
 function viewOf(around: Around): RoutingView {
@@ -44,6 +52,7 @@ function viewOf(around: Around): RoutingView {
     rules: rulesOf(around.settings ?? {}),
     catalog: around.catalog ?? known,
     random: around.random ?? (() => 0.5),
+    writes: around.writes ?? nothingWritten,
   };
 }
 
@@ -98,6 +107,9 @@ describe("every route says why", () => {
     ["SELECT * FROM tunlog", "unlogged_table"],
     ["SELECT 7", "query_pattern", { primary_routing_query_pattern_list: "select 7" }],
     ["SELECT f_vol()", "writing_function"],
+    ["SELECT * FROM v_vol", "writing_function"],
+    ["SELECT * FROM v_vol", "load_balanced", { read_only_function_list: "f" }],
+    ["SELECT * FROM v_vol", "load_balanced", { write_function_list: "f" }],
     ["EXECUTE nobody", "unknown_statement"],
   ];
   for (const [sql, why, settings = {}] of cases) {
@@ -133,7 +145,9 @@ describe("a route is shared", () => {
 describe("questions", () => {
   const unknown: CatalogLookups = {
     relation: () => undefined,
+    columns: () => undefined,
     temporary: () => undefined,
+    anyTemporary: () => undefined,
     volatile: () => undefined,
   };
 
@@ -149,7 +163,8 @@ describe("questions", () => {
     if (route.kind !== "ask") throw new Error(`decided ${route.kind}`);
     const kinds = route.questions.map((question) => question.kind).sort();
     expect(kinds).toEqual([
-      ...["isolation", "relation", "relation", "temporary", "temporary", "volatile", "volatile"],
+      ...["any_temporary", "isolation", "relation", "relation", "temporary", "temporary"],
+      ...["volatile", "volatile"],
     ] as typeof kinds);
   });
 
@@ -306,36 +321,187 @@ describe("writes in a transaction", () => {
 describe("a failed transaction", () => {
   beforeEach(() => succeed([["BEGIN", "T"]]));
 
-  test("that failed on the standby alone is refused here", () => {
-    noteError(session, true);
+  test("that failed on the standby is refused here, whether or not the primary failed with it", () => {
+    noteError(session, "elsewhere", true);
     expect(decide("INSERT INTO t VALUES (1)")).toEqual({
       kind: "proxy",
       why: "failed_transaction",
     });
+    noteReady(session, "E");
+    noteError(session, "write_node", true);
+    expect(decide("SELECT 1").kind).toBe("proxy");
     expect(nodesOf(decide("ROLLBACK")).nodes).toEqual([nodeId(0), nodeId(1)]);
   });
 
-  test("that failed on the primary is refused by the primary, in its words", () => {
+  test.each([
+    ["that failed on the primary", "write_node", "SET work_mem TO 1", "simple"],
+    ["whose text PostgreSQL cannot read either", "elsewhere", "selec 1", "simple"],
+    ["that a PREPARE TRANSACTION ends", "elsewhere", "PREPARE TRANSACTION 'x'", "simple"],
+    ["in the extended protocol", "elsewhere", "SELECT 1", "extended"],
+  ] as const)("%s is for the primary to answer, in its words", (_, where, sql, protocol) => {
     noteReady(session, "E");
-    noteError(session, true);
-    const route = nodesOf(decide("SET work_mem TO 1"));
+    noteError(session, where, true);
+    const route = nodesOf(decideRoute(parser.facts(sql), sql, protocol, session, viewOf({})));
     expect([route.nodes, route.why]).toEqual([[nodeId(0)], "failed_transaction"]);
   });
 
   test("lets an empty query pass, to the primary", () => {
-    noteError(session, true);
+    noteError(session, "elsewhere", true);
     expect(nodesOf(decide("")).nodes).toEqual([nodeId(0)]);
   });
 
   test("is forgotten when it ends", () => {
-    noteError(session, true);
+    noteError(session, "elsewhere", true);
     succeed([["ROLLBACK", "I"]]);
     expect(nodesOf(decide("SELECT 1")).why).toBe("load_balanced");
   });
 });
 
+describe("what other nodes do not have", () => {
+  const mine = catalogOf({ temporary: new Set(["tt"]) });
+  const none = catalogOf({});
+
+  test.each([
+    ["SELECT f()", "temporary_table"],
+    ["SELECT 'tt'::regclass", "temporary_table"],
+    ["SELECT row(1)::tt", "temporary_table"],
+    ["SELECT x.f() FROM t", "temporary_table"],
+    ["SELECT count(*), lower(name::text) FROM t WHERE id = 1::int", "load_balanced"],
+  ])("%s: %s in a session with temporary objects, else balanced", (sql, why) => {
+    expect(nodesOf(decide(sql, { catalog: mine })).why).toBe(why as never);
+    expect(nodesOf(decide(sql, { catalog: none })).why).toBe("load_balanced");
+  });
+
+  test.each([
+    [{ read_only_function_list: "f" }, "SELECT f()", "load_balanced"],
+    [{ read_only_function_list: "f" }, "SELECT f()::tt", "temporary_table"],
+    [{ check_temp_table: "none" }, "SELECT f()::tt", "load_balanced"],
+    [{ check_temp_table: "trace" }, "SELECT f()::tt", "load_balanced"],
+  ])("%j: %s: %s", (settings, sql, why) => {
+    expect(nodesOf(decide(sql, { settings, catalog: mine })).why).toBe(why as never);
+  });
+
+  test.each([
+    ["SELECT last_value FROM seq", "sequence"],
+    ["SELECT pg_listening_channels()", "asks_session"],
+    ["SELECT pg_temp.f()", "asks_session"],
+    ["SELECT current_setting($1)", "asks_session"],
+    ["SELECT current_setting(name) FROM pg_settings", "asks_session"],
+    ["SELECT current_setting('work_mem', true)", "load_balanced"],
+    ["SELECT name FROM pg_cursors", "asks_session"],
+    ["PREPARE p AS SELECT name FROM pg_cursors", "asks_session"],
+    ["SHOW plpgsql.extra_errors", "asks_session"],
+    ["SHOW transaction_isolation", "load_balanced"],
+  ])("%s: %s", (sql, why) => {
+    const catalog = catalogOf({ sequences: ["seq"] });
+    expect(nodesOf(decide(sql, { catalog })).why).toBe(why as never);
+  });
+
+  test("the transaction's own characteristics are the primary's", () => {
+    succeed([["BEGIN READ WRITE", "T"]]);
+    expect(nodesOf(decide("SHOW transaction_read_only")).why).toBe("asks_session");
+    expect(nodesOf(decide("SHOW work_mem")).why).toBe("load_balanced");
+  });
+});
+
+describe("what is set on the primary alone", () => {
+  const set = "SELECT set_config('a.b', 'c', false)";
+  const local = "SELECT set_config('a.b', 'c', true)";
+  const rows: readonly [string, readonly (readonly [string, TransactionStatus])[], string][] = [
+    ["is heeded by reads", [[set, "I"]], "set_on_primary"],
+    ["by SET among other statements too", [["SET a.b = 'c'; SELECT 1", "I"]], "set_on_primary"],
+    [
+      "until it is reset",
+      [
+        [set, "I"],
+        ["RESET ALL", "I"],
+      ],
+      "load_balanced",
+    ],
+    [
+      "until it is discarded",
+      [
+        [set, "I"],
+        ["DISCARD ALL", "I"],
+      ],
+      "load_balanced",
+    ],
+    [
+      "but not until a reset that may be undone",
+      [
+        [set, "I"],
+        ["BEGIN", "T"],
+        ["RESET ALL", "T"],
+        ["ROLLBACK", "I"],
+      ],
+      "set_on_primary",
+    ],
+    ["outside of a transaction a local one is of no effect", [[local, "I"]], "load_balanced"],
+    [
+      "a local one ends with its transaction",
+      [
+        ["BEGIN", "T"],
+        [local, "T"],
+        ["COMMIT", "I"],
+      ],
+      "load_balanced",
+    ],
+  ];
+  test.each(rows)("%s", (_, statements, why) => {
+    succeed(statements);
+    expect(nodesOf(decide("SELECT * FROM t")).why).toBe(why as never);
+  });
+
+  test("is heeded by reads of its transaction where writes do not matter", () => {
+    const settings = { disable_load_balance_on_write: "off" };
+    succeed([["BEGIN", "T"]], settings);
+    expect(nodesOf(decide("SELECT 1", { settings })).why).toBe("load_balanced");
+    succeed([[local, "T"]], settings);
+    expect(nodesOf(decide("SELECT 1", { settings })).why).toBe("set_on_primary");
+  });
+
+  test("is heeded by EXECUTE", () => {
+    succeed([["PREPARE p AS SELECT 1", "I"]]);
+    expect(nodesOf(decide("EXECUTE p")).why).toBe("prepared_statement");
+    succeed([[set, "I"]]);
+    expect(nodesOf(decide("EXECUTE p"))).toMatchObject({ why: "prepared_again", main: 0 });
+  });
+});
+
 describe("statements made by PREPARE", () => {
   const read = ["PREPARE p AS SELECT * FROM t", "I"] as const;
+
+  test("are explained where they are executed, and made again for CREATE TABLE AS", () => {
+    succeed([read]);
+    expect(decide("EXPLAIN EXECUTE p")).toEqual(decide("EXECUTE p"));
+    for (const sql of ["CREATE TABLE u AS EXECUTE p", "EXPLAIN CREATE TABLE u AS EXECUTE p"]) {
+      expect(decide(sql)).toMatchObject({ nodes: [nodeId(0)], reprepare: { name: "p" } });
+    }
+    succeed([["PREPARE q AS DELETE FROM t", "I"]]);
+    expect(decide("EXPLAIN EXECUTE q")).toMatchObject({ nodes: [nodeId(0)] });
+    const again = decide("CREATE TABLE u AS EXECUTE q");
+    expect(again).toMatchObject({ nodes: [nodeId(0)], reprepare: undefined });
+  });
+
+  test("are listed by the node that has the latest", () => {
+    const sql = "SELECT name FROM pg_prepared_statements";
+    expect(nodesOf(decide(sql)).why).toBe("system_catalog");
+    succeed([read]);
+    expect(decide(sql)).toMatchObject({ nodes: [nodeId(1)], why: "prepared_statement" });
+    succeed([["PREPARE q AS DELETE FROM t", "I"]]);
+    expect(nodesOf(decide(sql)).why).toBe("system_catalog");
+  });
+
+  test("are listed by the node that has the latest of a Parse, where PREPARE made none", () => {
+    const sql = "SELECT name FROM pg_prepared_statements";
+    session.lastParsedOn = () => [nodeId(1)];
+    expect(decide(sql)).toMatchObject({ nodes: [nodeId(1)], why: "prepared_statement" });
+    session.lastParsedOn = () => [nodeId(0)];
+    expect(nodesOf(decide(sql)).why).toBe("system_catalog");
+    session.lastParsedOn = () => [nodeId(1)];
+    succeed([["PREPARE q AS DELETE FROM t", "I"]]);
+    expect(nodesOf(decide(sql)).why).toBe("system_catalog");
+  });
 
   test("are made again on the primary when a write came first", () => {
     succeed([read, ["BEGIN", "T"], ["DELETE FROM t", "T"]]);
@@ -346,10 +512,14 @@ describe("statements made by PREPARE", () => {
     });
   });
 
-  test("and when their node is lost", () => {
+  test.each(["EXECUTE p", "DEALLOCATE p"])("and for %s when their node is lost", (sql) => {
     succeed([read]);
     session.lostNodes.add(nodeId(1));
-    expect(nodesOf(decide("EXECUTE p")).why).toBe("prepared_again");
+    expect(decide(sql)).toMatchObject({
+      nodes: [nodeId(0)],
+      why: "prepared_again",
+      reprepare: { name: "p", sql: "PREPARE p AS SELECT * FROM t" },
+    });
   });
 
   test("inside a multi-statement live where it went", () => {
@@ -358,11 +528,91 @@ describe("statements made by PREPARE", () => {
   });
 
   test("are found by the name of a Parse as well, but after their own", () => {
-    session.parsedNodes = (name): readonly NodeId[] | undefined =>
-      name === "p" ? [nodeId(0)] : undefined;
+    session.parsed = (name) =>
+      name === "p"
+        ? {
+            nodes: [nodeId(0)],
+            reads: true,
+            readTables: [],
+            changedTables: [],
+            inserts: [],
+            added: [],
+            changes: noChanges,
+          }
+        : undefined;
     expect(nodesOf(decide("EXECUTE p")).nodes).toEqual([nodeId(0)]);
     succeed([read]);
     expect(nodesOf(decide("EXECUTE p")).nodes).toEqual([nodeId(1)]);
+  });
+
+  describe("or by a Parse", () => {
+    const wrote = [
+      ["BEGIN", "T"],
+      ["DELETE FROM t", "T"],
+    ] as const;
+    const rows: [
+      what: string,
+      nodes: number[],
+      reads: boolean,
+      wrote: boolean,
+      expected: object,
+    ][] = [
+      ["are read where they are", [1], true, false, { nodes: [nodeId(1)] }],
+      [
+        "that are on both nodes are read on the standby",
+        [0, 1],
+        true,
+        false,
+        { nodes: [nodeId(1)] },
+      ],
+      [
+        "that are on both for a reason go to both",
+        [0, 1],
+        false,
+        false,
+        { nodes: [0, 1].map(nodeId) },
+      ],
+      [
+        "are made again on the primary when a write came first",
+        [1],
+        true,
+        true,
+        { nodes: [nodeId(0)], reprepare: { name: "p", sql: undefined } },
+      ],
+      [
+        "that are there already are run there then",
+        [0, 1],
+        true,
+        true,
+        { nodes: [nodeId(0)], reprepare: undefined },
+      ],
+    ];
+    test.each(rows)("%s", (_, nodes, reads, writesFirst, expected) => {
+      session.parsed = () => ({
+        nodes: nodes.map(nodeId),
+        reads,
+        readTables: [],
+        changedTables: [],
+        inserts: [],
+        added: [],
+        changes: noChanges,
+      });
+      if (writesFirst) succeed(wrote);
+      expect(decide("EXECUTE p")).toMatchObject(expected);
+    });
+
+    test("are deallocated wherever they are", () => {
+      session.parsed = () => ({
+        nodes: [0, 1].map(nodeId),
+        reads: true,
+        readTables: [],
+        changedTables: [],
+        inserts: [],
+        added: [],
+        changes: noChanges,
+      });
+      expect(nodesOf(decide("DEALLOCATE p")).nodes).toEqual([0, 1].map(nodeId));
+    });
   });
 
   test.each(["DEALLOCATE p", "DEALLOCATE ALL", "DISCARD ALL"])("are gone after %s", (sql) => {
@@ -412,5 +662,36 @@ describe("the load-balance node", () => {
   test("with every node down a statement goes to node 0, whose connection will tell", () => {
     const cluster = clusterOf([{ status: "down" }, { status: "down" }], { primary: undefined });
     expect(nodesOf(decide("SELECT 1", { cluster })).nodes).toEqual([nodeId(0)]);
+  });
+});
+
+describe("where pgpool replicates", () => {
+  const around: Around = {
+    settings: { backend_clustering_mode: "native_replication" },
+    cluster: clusterOf([{ weight: 0 }, { weight: 1 }], { mode: "native_replication" }),
+    catalog: catalogOf({
+      volatile: ["f_vol", "txid_status", "pg_relation_size", "pg_partition_ancestors"],
+    }),
+  };
+  test.each([
+    ["SELECT txid_current()", [0], "transaction_id"],
+    ["SELECT pg_catalog.txid_status(7)", [0], "transaction_id"],
+    ["SELECT txid_status(7), f_vol()", [0, 1], "replicated"],
+    ["SELECT mine.txid_status(7)", [0, 1], "replicated"],
+    ["SELECT pg_partition_ancestors('t')", [1], "load_balanced"],
+    ["SELECT pg_relation_size('t')", [1], "load_balanced"],
+    ["SELECT f_vol()", [0, 1], "replicated"],
+  ] as const)("%s", (sql, nodes, why) => {
+    const route = nodesOf(decide(sql, around));
+    expect<[number[], string]>([[...route.nodes], route.why]).toEqual([[...nodes], why]);
+  });
+
+  test("what only looks leaves the reads of its transaction where they are", () => {
+    const view = viewOf(around);
+    for (const sql of ["BEGIN", "SELECT pg_relation_size('t')"]) {
+      noteReady(session, "T");
+      noteSuccess(session, parser.facts(sql), view.rules, view.catalog, [nodeId(1)]);
+    }
+    expect(nodesOf(decide("SELECT 1", around)).why).toBe("load_balanced");
   });
 });

@@ -1,7 +1,6 @@
 /**
- * The table of destinations, observed on a real Pgpool-II or read off its newest source, against
- * the decision alone: a session is led through the statements before, then asked. The cluster is
- * that of the table: node 0 writes, all reading weight is on node 1.
+ * The table of destinations against the decision alone: a session is led through the statements
+ * before, then asked. tests/cluster/routing_cases.test.ts does the same with real servers.
  */
 
 import { beforeAll, describe, expect, test } from "bun:test";
@@ -18,20 +17,16 @@ import {
   RoutingSession,
   type TransactionStatus,
 } from "../../../proxy/routing/session_routing.ts";
-import groups from "./routing_cases.json";
-import { catalogOf, clusterOf, rulesOf } from "./rules.ts";
-
-type Case = {
-  readonly id: string;
-  readonly sql: string;
-  readonly expected: string;
-  readonly protocol?: string;
-  readonly before?: readonly string[];
-  readonly otherNodesSql?: string;
-  readonly user?: string;
-  readonly database?: string;
-  readonly application_name?: string;
-};
+import {
+  asWeDo,
+  caseGroups,
+  expectedNodes,
+  type RoutingCase,
+  titleOfCase,
+  titleOfGroup,
+  weightsOf,
+} from "./case_table.ts";
+import { catalogOf, clusterOf, nothingWritten, rulesOf } from "./rules.ts";
 
 const volatileFunctions = [
   ...["random", "clock_timestamp", "timeofday", "nextval", "setval", "currval", "lastval"],
@@ -53,7 +48,11 @@ class Walk {
   readonly #status: TransactionStatus[] = ["I", "I", "I"];
   #serializable = false;
 
-  constructor(cluster: ClusterState, settings: { readonly [name: string]: string }, row: Case) {
+  constructor(
+    cluster: ClusterState,
+    settings: { readonly [name: string]: string },
+    row: RoutingCase,
+  ) {
     this.session = new RoutingSession({
       user: row.user ?? "postgres",
       database: row.database ?? "test",
@@ -61,7 +60,7 @@ class Walk {
     });
     const catalog = catalogOf({
       volatile: volatileFunctions,
-      unlogged: ["tunlog"],
+      unlogged: ["tunlog", "v_unlog"],
       temporary: this.#temporary,
     });
     this.view = {
@@ -69,6 +68,7 @@ class Walk {
       rules: rulesOf(settings, cluster.nodes.length),
       catalog,
       random: () => 0.5,
+      writes: nothingWritten,
     };
   }
 
@@ -88,12 +88,13 @@ class Walk {
     const facts = parser.facts(sql);
     noteSent(session, facts, view.rules);
     if (sql.includes("1/0")) {
-      for (const node of route.nodes) if (this.#status[node] === "T") this.#status[node] = "E";
+      // Where one node's transaction has failed the session makes the others' fail.
+      for (const [node, status] of this.#status.entries()) {
+        if (status === "T") this.#status[node] = "E";
+      }
       noteReady(session, this.#status[0] ?? "I");
-      noteError(
-        session,
-        this.#status.some((status) => status !== "I"),
-      );
+      const where = route.nodes.includes(nodeId(0)) ? "write_node" : "elsewhere";
+      noteError(session, where, this.#status.includes("E"));
       return;
     }
     for (const node of route.nodes)
@@ -113,40 +114,19 @@ class Walk {
   }
 }
 
-const named: { readonly [expected: string]: readonly number[] } = {
-  primary: [0],
-  "main-node": [0],
-  "load-balanced": [1],
-  "primary+load-balance-node": [0, 1],
-  node2: [2],
-  "primary+node2": [0, 2],
-};
-
-function expectedNodes(expected: string, cluster: ClusterState): readonly NodeId[] {
-  const nodes = named[expected] ?? cluster.nodes.map((node) => node.id);
-  return nodes.map(nodeId);
-}
-
-const isReplicated = (mode: string): boolean =>
-  mode === "native_replication" || mode === "snapshot_isolation";
-
-for (const { mode, settings, cases } of groups) {
-  const lines = Object.entries(settings as { [name: string]: string });
-  const title = lines.map(([name, value]) => `${name} = ${value}`).join(", ");
-  describe(`${mode}${title === "" ? "" : ` with ${title}`}`, () => {
-    const weights = [{ weight: 0 }, { weight: 1 }, ...(isReplicated(mode) ? [] : [{ weight: 0 }])];
+for (const group of caseGroups) {
+  const { mode, settings, cases } = group;
+  describe(titleOfGroup(group), () => {
     const hasPrimary = mode === "streaming_replication" || mode === "logical_replication";
-    const cluster = clusterOf(weights, {
-      mode: mode as ClusterState["mode"],
-      primary: hasPrimary ? nodeId(0) : undefined,
-    });
-    for (const row of cases as readonly Case[]) {
-      const after = row.before === undefined ? "" : ` after ${row.before.join("; ")}`;
-      const extended = row.protocol === "extended" ? " (extended)" : "";
-      test(`${row.id} ${JSON.stringify(row.sql)}${extended}${after} → ${row.expected}`, () => {
-        const walk = new Walk(cluster, Object.fromEntries(lines), row);
+    const cluster = clusterOf(
+      weightsOf(mode).map((weight) => ({ weight })),
+      { mode, primary: hasPrimary ? nodeId(0) : undefined },
+    );
+    for (const row of cases.map(asWeDo)) {
+      test(titleOfCase(row), () => {
+        const walk = new Walk(cluster, settings, row);
         for (const sql of row.before ?? []) walk.run(sql);
-        const route = walk.decide(row.sql, row.protocol === "extended" ? "extended" : "simple");
+        const route = walk.decide(row.sql, row.protocol ?? "simple");
         if (row.expected === "answered-by-proxy") {
           expect(route.kind).toBe("proxy");
           return;
@@ -154,7 +134,7 @@ for (const { mode, settings, cases } of groups) {
         expect(route).toMatchObject({ kind: "nodes", otherNodesSql: row.otherNodesSql });
         if (route.kind !== "nodes") throw new Error("no nodes");
         const nodes = commitTargets(row.sql, walk.session, route.nodes);
-        expect(nodes).toEqual(expectedNodes(row.expected, cluster));
+        expect(nodes).toEqual(expectedNodes(row, mode).map(nodeId));
       });
     }
   });
