@@ -1,8 +1,9 @@
 /**
  * From SQL to facts. PostgreSQL's own grammar runs as WebAssembly, at 10 µs and more a statement,
  * so it is asked once per shape: facts are remembered by exact text first, then by the text with
- * its constants made equal (core/sql/shape.ts). Both memories compare whole texts, never hashes,
- * since a client could make two texts collide to have one routed as the other.
+ * its constants made equal (core/sql/shape.ts), and so is what replication puts into it. The memories
+ * compare whole texts, never hashes, since a client could make two texts collide to have one routed
+ * as the other.
  */
 
 import { readFile } from "node:fs/promises";
@@ -11,8 +12,19 @@ import createModule, {
   type InstantiateWasm,
   type PgQueryModule,
 } from "libpg-query/wasm/libpg-query.js";
-import { factsOf, type ParseOutcome, type StatementFacts } from "../core/sql/facts.ts";
+import {
+  factsOf,
+  type ParseOutcome,
+  type StatementFacts,
+  statementsOf,
+} from "../core/sql/facts.ts";
+import { pgpoolCommandOf } from "../core/sql/pgpool_command.ts";
+import type { RewriteContext, Rewriting } from "../core/sql/rewrite.ts";
+import { RewritingPattern } from "../core/sql/rewrite_pattern.ts";
+import { planRewriting } from "../core/sql/rewrite_plan.ts";
 import { type Shape, shapeOf } from "../core/sql/shape.ts";
+import type { TableColumns } from "../core/sql/table_columns.ts";
+import { TokenText, tokensOf } from "../core/sql/tokens.ts";
 import { TwoGenerations } from "./cache/two_generations.ts";
 import { withLessMemory } from "./wasm_memory.ts";
 
@@ -43,12 +55,31 @@ export type ParserOptions = {
   readonly wasmPath?: string;
 };
 
+/** Of a shape that leaves nothing out, with the tables as they were. */
+type KnownRewriting = {
+  readonly fills: readonly (TableColumns | undefined)[];
+  readonly pattern: RewritingPattern;
+};
+/** Of one shape: databases may have tables of the same name. */
+const VARIANTS_MAX = 4;
+/** What an edit takes, with its pieces. */
+const EDIT_BYTES = 300;
+
 export class StatementParser {
   readonly #compiled: WebAssembly.Module;
   #grammar: Grammar | undefined;
   #reloading: Promise<void> | undefined;
   readonly #byText = newMemory(CACHED_TEXTS_MAX);
   readonly #byShape = newMemory(CACHED_SHAPES_MAX);
+  readonly #rewritings = new TwoGenerations<readonly KnownRewriting[]>({
+    countMax: CACHED_SHAPES_MAX,
+    weightMax: CACHE_BYTES_MAX,
+    weigh: (shape, variants) =>
+      variants.reduce(
+        (sum, { pattern }) => sum + FACTS_BYTES + EDIT_BYTES * pattern.editCount,
+        2 * shape.length,
+      ),
+  });
   readonly #newcomers = new Newcomers();
   #parses = 0;
 
@@ -76,7 +107,9 @@ export class StatementParser {
 
   #factsBehindText(sql: string, standardStrings: boolean): StatementFacts {
     // With backslash escapes in plain strings our lexical rules do not hold.
-    if (!standardStrings && sql.includes("\\")) return unreadable;
+    if (!standardStrings && sql.includes("\\")) {
+      return pgpoolCommandOf(sql) === undefined ? unreadable : factsOf(sql, overlong);
+    }
     if (sql.length > TEXT_LENGTH_MAX) return factsOf(sql, overlong);
     // The grammar takes a C string and would not see what follows.
     if (sql.includes("\0")) return unreadable;
@@ -107,9 +140,50 @@ export class StatementParser {
     return this.#factsOf(sql, shapeOf(sql)) ?? unreadable;
   }
 
-  #parse(text: string, multiStatement: boolean): ParseOutcome | undefined {
+  /**
+   * What to put into this text for replication; undefined is nothing (core/sql/rewrite.ts). Places
+   * in it are wanted, so the text itself is parsed, however long, if none of its shape was before.
+   * `context` must know a table by the same object for as long as the same is true of it.
+   */
+  rewriting(sql: string, facts: StatementFacts, context: RewriteContext): Rewriting | undefined {
+    const text = new TokenText(sql);
+    const shape = shapeOf(sql);
+    const fills = facts.fills.map((table) => context.columnsOf(table));
+    const variants = (shape.shareable ? this.#rewritings.get(shape.text) : undefined) ?? [];
+    const known = variants.find((each) => each.fills.every((table, i) => table === fills[i]));
+    if (known?.pattern.tokenCount === text.tokens.length) return known.pattern.appliedTo(text);
+    const rewriting = this.#rewritingOf(text, context);
+    if (rewriting === "unread") return undefined;
+    // Of the names in EXECUTE nothing is known here; and shapes leave out what lists repeat.
+    const isGeneral =
+      shape.shareable && facts.executed.length === 0 && rewriting?.general !== false;
+    if (isGeneral && tokensOf(shape.text).length === text.tokens.length) {
+      const pattern = new RewritingPattern(text, rewriting);
+      const others = variants.filter((each) => each !== known).slice(0, VARIANTS_MAX - 1);
+      this.#rewritings.set(shape.text, [{ fills, pattern }, ...others]);
+    }
+    return rewriting;
+  }
+
+  /** Past all memory: what `rewriting` must equal. */
+  rewritingAfresh(sql: string, context: RewriteContext): Rewriting | undefined {
+    const rewriting = this.#rewritingOf(new TokenText(sql), context);
+    return rewriting === "unread" ? undefined : rewriting;
+  }
+
+  #rewritingOf(text: TokenText, context: RewriteContext): Rewriting | "unread" | undefined {
+    const outcome = this.#parse(text.sql, false, TEXT_LENGTH_MAX);
+    if (outcome?.kind !== "tree") return "unread";
+    return planRewriting(text, statementsOf(outcome.tree), context);
+  }
+
+  #parse(
+    text: string,
+    multiStatement: boolean,
+    lengthMax = PARSE_LENGTH_MAX,
+  ): ParseOutcome | undefined {
     if (text === "") return { kind: "error", message: "empty" };
-    if (text.length > PARSE_LENGTH_MAX) return { kind: "too_long", multiStatement };
+    if (text.length > lengthMax) return { kind: "too_long", multiStatement };
     if (this.#grammar === undefined) {
       this.#reload();
       return undefined;
@@ -141,9 +215,16 @@ export class StatementParser {
       });
   }
 
-  /** For tests and memory accounts. */
-  get remembered(): { readonly texts: number; readonly shapes: number } {
-    return { texts: this.#byText.size, shapes: this.#byShape.size };
+  /** For tests and memory accounts. `bytes` is an estimate, of all memories together. */
+  get remembered(): { readonly texts: number; readonly shapes: number; readonly bytes: number } {
+    const facts = this.#byText.weight + this.#byShape.weight + this.#newcomers.bytes;
+    const bytes = facts + this.#rewritings.weight;
+    return { texts: this.#byText.size, shapes: this.#byShape.size, bytes };
+  }
+
+  /** How often PostgreSQL's grammar has been asked. */
+  get parses(): number {
+    return this.#parses;
   }
 
   /** Resolves when the grammar can be used, after it had to be loaded again. */
@@ -159,6 +240,11 @@ export class StatementParser {
  */
 class Newcomers {
   readonly #slots: (string | undefined)[] = new Array(1024).fill(undefined);
+
+  /** Of the texts that wait. */
+  get bytes(): number {
+    return this.#slots.reduce((sum, text) => sum + 2 * (text?.length ?? 0), 0);
+  }
 
   isBack(text: string): boolean {
     const { length } = text;

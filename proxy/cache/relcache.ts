@@ -11,6 +11,13 @@
 import type { Clock } from "../../core/ports.ts";
 import type { StatementFacts } from "../../core/sql/facts.ts";
 import type { FunctionName, RelationName } from "../../core/sql/parse_tree.ts";
+import { literal } from "../../core/sql/quoting.ts";
+import {
+  columnsSql,
+  noTable,
+  readColumns,
+  type TableColumns,
+} from "../../core/sql/table_columns.ts";
 import type {
   CatalogLookups,
   CatalogQuestion,
@@ -30,17 +37,31 @@ type Entry<T> = { readonly value: T; readonly expiresAt: number };
 class DatabaseFacts {
   readonly relations: TwoGenerations<Entry<RelationAnswer>>;
   readonly functions: TwoGenerations<Entry<boolean>>;
+  readonly columns: TwoGenerations<Entry<TableColumns>>;
   generation = 0;
 
   constructor(sizeMax: number) {
     this.relations = new TwoGenerations({ countMax: sizeMax });
     this.functions = new TwoGenerations({ countMax: sizeMax });
+    this.columns = new TwoGenerations({ countMax: sizeMax });
   }
 
   invalidate(): void {
     this.generation++;
+    this.#clear();
+  }
+
+  /** For facts of one session alone: what was void for others is so here. */
+  follow(generation: number): void {
+    if (this.generation === generation) return;
+    this.generation = generation;
+    this.#clear();
+  }
+
+  #clear(): void {
     this.relations.clear();
     this.functions.clear();
+    this.columns.clear();
   }
 }
 
@@ -50,21 +71,29 @@ export class RelationCache {
   readonly sizeMax: number;
   readonly expireMs: number;
   readonly clock: Clock;
+  readonly #shared: boolean;
 
-  /** `sizeMax`: relcache_size, of tables and of functions each. `expireMs`: 0 is never. */
+  /**
+   * `sizeMax`: relcache_size, of tables and of functions each. `expireMs`: 0 is never.
+   * `shared`: enable_shared_relcache; off, each session learns for itself, as a child process of
+   * Pgpool's would. What voids facts voids them everywhere all the same.
+   */
   constructor(options: {
     readonly sizeMax: number;
     readonly expireMs: number;
     readonly clock: Clock;
+    readonly shared?: boolean;
   }) {
     this.sizeMax = options.sizeMax;
     this.expireMs = options.expireMs;
     this.clock = options.clock;
+    this.#shared = options.shared ?? true;
   }
 
   /** The view of a session that has logged in to this database. */
   session(database: string): SessionCatalog {
-    return new SessionCatalog(this, this.#facts(database));
+    const facts = this.#facts(database);
+    return new SessionCatalog(this, facts, this.#shared ? facts : new DatabaseFacts(this.sizeMax));
   }
 
   /** Forgets a database, as when another engine has seen its definitions change. */
@@ -92,19 +121,32 @@ class Answers {
   readonly relations = new Map<string, RelationAnswer>();
   readonly functions = new Map<string, boolean>();
   readonly temporaries = new Map<string, boolean>();
+  readonly columns = new Map<string, TableColumns>();
 }
 
-/** Where an answer goes. */
+/** Where an answer goes, and how long it is good there; 0 is as long as relcache_expire says. */
 type Stores = {
   readonly decision: Answers;
   transaction: Answers | undefined;
-  shared: DatabaseFacts | undefined;
+  lasting: DatabaseFacts | undefined;
+  readonly lifeMs: number;
+};
+
+/** What an answer was read from. */
+export type AnswerSource = {
+  /** A snapshot that may not see what others have committed: good for this transaction only. */
+  readonly oldSnapshot: boolean;
+  /** A standby, which may not have all the definitions yet: good for a short time only. */
+  readonly standby: boolean;
 };
 
 /** One session's view. Lookups never wait: what is not known is a question for the session to ask. */
 export class SessionCatalog implements CatalogLookups {
   readonly #cache: RelationCache;
+  /** Of the database: says when facts are void. */
   readonly #shared: DatabaseFacts;
+  /** What lasts beyond the transaction: the same, or this session's own. */
+  readonly #lasting: DatabaseFacts;
   readonly #temporaries = new Map<string, boolean>();
   /** For the decision under way: it must see every answer, however small the cache. */
   #decision: Answers | undefined;
@@ -114,23 +156,26 @@ export class SessionCatalog implements CatalogLookups {
   #temporariesChanged = false;
   #askedGeneration = 0;
 
-  constructor(cache: RelationCache, shared: DatabaseFacts) {
+  constructor(cache: RelationCache, shared: DatabaseFacts, lasting: DatabaseFacts) {
     this.#cache = cache;
     this.#shared = shared;
+    this.#lasting = lasting;
   }
 
   relation(name: RelationName): RelationAnswer | undefined {
     const own =
       this.#decision?.relations.get(name.key) ?? this.#transaction?.relations.get(name.key);
     if (own !== undefined || this.#redefined) return own;
-    return this.#fresh(this.#shared.relations.get(name.key));
+    this.#lasting.follow(this.#shared.generation);
+    return this.#fresh(this.#lasting.relations.get(name.key));
   }
 
   volatile(name: FunctionName): boolean | undefined {
     const own =
       this.#decision?.functions.get(name.key) ?? this.#transaction?.functions.get(name.key);
     if (own !== undefined || this.#redefined) return own;
-    return this.#fresh(this.#shared.functions.get(name.key));
+    this.#lasting.follow(this.#shared.generation);
+    return this.#fresh(this.#lasting.functions.get(name.key));
   }
 
   /** False while nothing in this session can have created a temporary table: no need to ask. */
@@ -141,6 +186,30 @@ export class SessionCatalog implements CatalogLookups {
     return this.#decision?.temporaries.get(name) ?? this.#temporaries.get(name);
   }
 
+  columns(name: RelationName): TableColumns | undefined {
+    const own = this.#decision?.columns.get(name.key) ?? this.#transaction?.columns.get(name.key);
+    if (own !== undefined || this.#redefined) return own;
+    const temporary = this.temporary(name.name);
+    // The table that the name has stood for may be hidden by one of this session's own now.
+    if (temporary !== false) return temporary ? this.#ownColumns.get(name.key) : undefined;
+    this.#lasting.follow(this.#shared.generation);
+    return this.#fresh(this.#lasting.columns.get(name.key));
+  }
+
+  anyTemporary(): boolean | undefined {
+    return this.temporariesPossible ? this.#anyTemporary : false;
+  }
+  #anyTemporary: boolean | undefined;
+
+  /** Of temporary tables. */
+  readonly #ownColumns = new Map<string, TableColumns>();
+
+  #forgetTemporaries(): void {
+    this.#temporaries.clear();
+    this.#ownColumns.clear();
+    this.#anyTemporary = undefined;
+  }
+
   #fresh<T>(entry: Entry<T> | undefined): T | undefined {
     if (entry === undefined) return undefined;
     if (entry.expiresAt !== Number.POSITIVE_INFINITY && this.#cache.clock() >= entry.expiresAt) {
@@ -149,29 +218,37 @@ export class SessionCatalog implements CatalogLookups {
     return entry.value;
   }
 
-  /** One SELECT of one row, a column for each question in order; to be called when it is sent. */
-  ask(questions: readonly CatalogQuestion[]): string {
-    this.#askedGeneration = this.#shared.generation;
-    return catalogSql(questions);
+  /** May a standby be asked? Not while this transaction's own definitions count. */
+  get standbyKnows(): boolean {
+    return !this.#redefined;
   }
 
-  /**
-   * Stores the row that came back. `snapshotIsOld`: it was read in a transaction that may not see
-   * what others have committed, so the answers are good for that transaction only.
-   */
+  /** One SELECT of one row, a column for each question in order; to be called when it is sent. */
+  ask(questions: readonly CatalogQuestion[], mayLook = false): string {
+    this.#askedGeneration = this.#shared.generation;
+    return catalogSql(questions, mayLook);
+  }
+
+  /** Stores the row that came back. */
   answer(
     questions: readonly CatalogQuestion[],
     row: readonly (string | null)[],
-    snapshotIsOld: boolean,
+    source: AnswerSource,
   ): void {
     this.#decision ??= new Answers();
-    const stores: Stores = { decision: this.#decision, transaction: undefined, shared: undefined };
-    if (snapshotIsOld || this.#redefined) {
+    const stores: Stores = {
+      decision: this.#decision,
+      transaction: undefined,
+      lasting: undefined,
+      lifeMs: source.standby ? ABSENT_EXPIRE_MS : 0,
+    };
+    if (source.oldSnapshot || this.#redefined) {
       this.#transaction ??= new Answers();
       stores.transaction = this.#transaction;
     } else if (this.#askedGeneration === this.#shared.generation) {
       // Else it may be from before the change that others were told to forget.
-      stores.shared = this.#shared;
+      this.#lasting.follow(this.#shared.generation);
+      stores.lasting = this.#lasting;
     }
     for (const [index, question] of questions.entries()) {
       this.#store(question, row[index] ?? ABSENT, stores);
@@ -185,7 +262,8 @@ export class SessionCatalog implements CatalogLookups {
         const answer = relationAnswer(code);
         stores.decision.relations.set(key, answer);
         stores.transaction?.relations.set(key, answer);
-        stores.shared?.relations.set(key, this.#entry(answer, code, false));
+        const lifeMs = code === ABSENT ? ABSENT_EXPIRE_MS : stores.lifeMs;
+        stores.lasting?.relations.set(key, this.#entry(answer, lifeMs));
         return;
       }
       case "volatile": {
@@ -193,26 +271,45 @@ export class SessionCatalog implements CatalogLookups {
         const answer = code === VOLATILE;
         stores.decision.functions.set(key, answer);
         stores.transaction?.functions.set(key, answer);
-        stores.shared?.functions.set(key, this.#entry(answer, code, schema === "pg_catalog"));
+        const doubtful = code === ABSENT && schema !== "pg_catalog";
+        const lifeMs = doubtful ? ABSENT_EXPIRE_MS : stores.lifeMs;
+        stores.lasting?.functions.set(key, this.#entry(answer, lifeMs));
         return;
       }
+      case "columns":
+        this.#storeColumns(question.relation, code, stores);
+        return;
       case "temporary":
         if (this.#temporaries.size >= this.#cache.sizeMax) this.#temporaries.clear();
         this.#temporaries.set(question.name, code === PRESENT);
         stores.decision.temporaries.set(question.name, code === PRESENT);
+        return;
+      case "any_temporary":
+        this.#anyTemporary = code === PRESENT;
         return;
       case "isolation":
         return;
     }
   }
 
-  #entry<T>(value: T, code: string, absenceLasts: boolean): Entry<T> {
-    const { expireMs, clock } = this.#cache;
-    if (code === ABSENT && !absenceLasts) {
-      const after = expireMs === 0 ? ABSENT_EXPIRE_MS : Math.min(expireMs, ABSENT_EXPIRE_MS);
-      return { value, expiresAt: clock() + after };
+  #storeColumns(name: RelationName, code: string, stores: Stores): void {
+    const { table, ownOnly } = readColumns(name, code === ABSENT ? null : code);
+    stores.decision.columns.set(name.key, table);
+    stores.transaction?.columns.set(name.key, table);
+    if (this.#temporaries.get(name.name) === true) {
+      if (this.#ownColumns.size >= this.#cache.sizeMax) this.#ownColumns.clear();
+      this.#ownColumns.set(name.key, table);
     }
-    return { value, expiresAt: expireMs === 0 ? Number.POSITIVE_INFINITY : clock() + expireMs };
+    if (ownOnly) return;
+    const lifeMs = table === noTable ? ABSENT_EXPIRE_MS : stores.lifeMs;
+    stores.lasting?.columns.set(name.key, this.#entry(table, lifeMs));
+  }
+
+  /** `lifeMs`: 0 is as long as relcache_expire says. */
+  #entry<T>(value: T, lifeMs: number): Entry<T> {
+    const { expireMs, clock } = this.#cache;
+    const life = lifeMs === 0 || expireMs === 0 ? lifeMs + expireMs : Math.min(lifeMs, expireMs);
+    return { value, expiresAt: life === 0 ? Number.POSITIVE_INFINITY : clock() + life };
   }
 
   /** The decision for which answers were kept has been taken. */
@@ -224,9 +321,10 @@ export class SessionCatalog implements CatalogLookups {
   noteSuccess(facts: StatementFacts, inTransaction: boolean): void {
     if (!inTransaction) this.transactionEnded();
     if (facts.redefines === "nothing") return;
-    this.#temporaries.clear();
+    this.#forgetTemporaries();
     this.#temporariesChanged = inTransaction;
     if (facts.redefines === "temporary") return;
+    if (facts.redefines === "databases") this.#cache.invalidateAll();
     // Others may ask between our statement and its commit, which in a pipeline is the Sync: so it
     // is told now, and once more at the end.
     this.#redefined = true;
@@ -237,7 +335,7 @@ export class SessionCatalog implements CatalogLookups {
   /** ReadyForQuery "idle": whatever transaction there was is over, one way or the other. */
   transactionEnded(): void {
     this.#transaction = undefined;
-    if (this.#temporariesChanged) this.#temporaries.clear();
+    if (this.#temporariesChanged) this.#forgetTemporaries();
     this.#temporariesChanged = false;
     if (!this.#redefined) return;
     this.#redefined = false;
@@ -248,41 +346,56 @@ export class SessionCatalog implements CatalogLookups {
 const SYSTEM = "s";
 const UNLOGGED = "u";
 const VOLATILE = "v";
+const SEQUENCE = "q";
 const PRESENT = "e";
 const ABSENT = "-";
 
+/** Of a relation several things may be true: the code is a letter for each. */
 function relationAnswer(code: string): RelationAnswer {
-  return { systemCatalog: code === SYSTEM, unlogged: code === UNLOGGED };
+  return {
+    systemCatalog: code.includes(SYSTEM),
+    unlogged: code.includes(UNLOGGED),
+    sequence: code.includes(SEQUENCE),
+    callsVolatile: code.includes(VOLATILE),
+  };
 }
 
 /**
  * The text that answers these questions in one row. Everything is qualified, operators included,
  * so that no object of a user's can stand in the way; it reads the catalogs of PostgreSQL 9.6 and
  * all later ones, and raises no error whatever the names are.
+ *
+ * The SELECT takes the transaction's snapshot, and SET TRANSACTION may come only before that: so, in
+ * PostgreSQL, does the statement that the question is asked for. `mayLook`: it takes one.
  */
-export function catalogSql(questions: readonly CatalogQuestion[]): string {
+export function catalogSql(questions: readonly CatalogQuestion[], mayLook = false): string {
+  const [first] = questions;
+  if (first?.kind === "isolation" && questions.length === 1 && !mayLook) {
+    return "SHOW transaction_isolation";
+  }
   return `SELECT ${questions.map(expressionOf).join(", ")}`;
 }
 
-const EQUALS = "OPERATOR(pg_catalog.=)";
+export const EQUALS = "OPERATOR(pg_catalog.=)";
 
 function expressionOf(question: CatalogQuestion): string {
   switch (question.kind) {
-    case "relation": {
-      const { schema, name } = question.relation;
-      const anywhere = relationExists(name);
-      const here = schema === undefined ? "" : ` AND n.nspname ${EQUALS} ${literal(schema)}`;
-      const inCatalog = `${anywhere} AND n.nspname ${EQUALS} 'pg_catalog'`;
-      const unlogged = `${anywhere}${here} AND c.relpersistence ${EQUALS} 'u'`;
-      return (
-        `CASE WHEN ${inCatalog}) THEN '${SYSTEM}' WHEN ${unlogged}) THEN '${UNLOGGED}' ` +
-        `WHEN ${anywhere}${here}) THEN '${PRESENT}' ELSE '${ABSENT}' END`
-      );
-    }
+    case "relation":
+      return relationSql(question.relation);
     case "temporary": {
-      const found = `${relationExists(question.name)} AND n.nspname OPERATOR(pg_catalog.~) '^pg_temp_'`;
-      return `CASE WHEN ${found}) THEN '${PRESENT}' ELSE '${ABSENT}' END`;
+      // Also the parent of such a table, as its rows are read with it.
+      const found = `EXISTS (WITH RECURSIVE ${belowSql(question.name, undefined)} SELECT 1 FROM below`;
+      const temporary = `below.relpersistence ${EQUALS} 't'`;
+      return `CASE WHEN ${found} WHERE ${temporary}) THEN '${PRESENT}' ELSE '${ABSENT}' END`;
     }
+    case "any_temporary":
+      // Whatever is in a schema depends on it.
+      return (
+        "CASE WHEN EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS d " +
+        `WHERE d.refclassid ${EQUALS} ${catalogOid("pg_namespace")} ` +
+        `AND d.refobjid ${EQUALS} pg_catalog.pg_my_temp_schema()) ` +
+        `THEN '${PRESENT}' ELSE '${ABSENT}' END`
+      );
     case "volatile": {
       const found = functionExists(question.function);
       return (
@@ -290,21 +403,66 @@ function expressionOf(question: CatalogQuestion): string {
         `WHEN ${found}) THEN '${PRESENT}' ELSE '${ABSENT}' END`
       );
     }
+    case "columns":
+      return columnsSql(question.relation);
     case "isolation":
       return "pg_catalog.current_setting('transaction_isolation')";
   }
 }
 
-/** Left open, so that conditions can follow. */
-function relationExists(name: string): string {
+/**
+ * Also what a view reads and calls counts, at any depth, and a partition or child of a table that is
+ * unlogged: who reads the view or the parent reads that. A materialized view holds its own rows.
+ */
+function relationSql({ schema, name }: RelationName): string {
+  const inCatalog = `${relationExists(name)} AND n.nspname ${EQUALS} 'pg_catalog'`;
   return (
-    "EXISTS (SELECT 1 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n " +
-    `ON n.oid ${EQUALS} c.relnamespace WHERE c.relname ${EQUALS} ${literal(name)}`
+    `CASE WHEN ${inCatalog}) THEN '${SYSTEM}' ELSE (WITH RECURSIVE ${belowSql(name, schema)} ` +
+    `SELECT pg_catalog.concat(COALESCE((SELECT '${PRESENT}' FROM below LIMIT 1), '${ABSENT}'), ` +
+    `(SELECT '${UNLOGGED}' FROM below WHERE below.relpersistence ${EQUALS} 'u' LIMIT 1), ` +
+    `(SELECT '${SEQUENCE}' FROM below WHERE below.relkind ${EQUALS} 'S' LIMIT 1), ` +
+    `(SELECT '${VOLATILE}' ${volatileBelow} LIMIT 1))) END`
   );
 }
 
+/** The relations of that name, and whatever is read when they are. */
+export function belowSql(name: string, schema: string | undefined): string {
+  const here = schema === undefined ? "" : ` AND n.nspname ${EQUALS} ${literal(schema)}`;
+  return (
+    "below (oid, relkind, relpersistence) AS (SELECT c.oid, c.relkind, c.relpersistence " +
+    `${relationFrom(name)}${here} UNION SELECT c.oid, c.relkind, c.relpersistence ` +
+    "FROM below AS b CROSS JOIN LATERAL (SELECT d.refobjid FROM pg_catalog.pg_rewrite AS r " +
+    `JOIN pg_catalog.pg_depend AS d ON d.objid ${EQUALS} r.oid WHERE r.ev_class ${EQUALS} b.oid ` +
+    `AND b.relkind ${EQUALS} 'v' AND d.classid ${EQUALS} ${catalogOid("pg_rewrite")} ` +
+    `AND d.refclassid ${EQUALS} ${catalogOid("pg_class")} UNION ALL ` +
+    `SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i WHERE i.inhparent ${EQUALS} b.oid) ` +
+    `AS next (oid) JOIN pg_catalog.pg_class AS c ON c.oid ${EQUALS} next.oid)`
+  );
+}
+
+/**
+ * Functions are read off the stored trees of the views, where each call has its number: of those
+ * that come with PostgreSQL pg_depend knows nothing.
+ */
+const volatileBelow =
+  `FROM below JOIN pg_catalog.pg_rewrite AS r ON r.ev_class ${EQUALS} below.oid ` +
+  `AND below.relkind ${EQUALS} 'v' CROSS JOIN LATERAL pg_catalog.regexp_matches(` +
+  "r.ev_action::pg_catalog.text, ':(?:funcid|aggfnoid|winfnoid) ([0-9]+)', 'g') AS call (number) " +
+  `JOIN pg_catalog.pg_proc AS p ON p.oid ${EQUALS} call.number[1]::pg_catalog.oid ` +
+  `WHERE p.provolatile ${EQUALS} 'v'`;
+
+export const catalogOid = (name: string): string =>
+  `'pg_catalog.${name}'::pg_catalog.regclass::pg_catalog.oid`;
+
 /** Left open, so that conditions can follow. */
-function functionExists({ schema, name }: FunctionName): string {
+export const relationExists = (name: string): string => `EXISTS (SELECT 1 ${relationFrom(name)}`;
+
+const relationFrom = (name: string): string =>
+  "FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n " +
+  `ON n.oid ${EQUALS} c.relnamespace WHERE c.relname ${EQUALS} ${literal(name)}`;
+
+/** Left open, so that conditions can follow. */
+export function functionExists({ schema, name }: FunctionName): string {
   const here =
     schema === undefined
       ? ""
@@ -314,10 +472,4 @@ function functionExists({ schema, name }: FunctionName): string {
     "EXISTS (SELECT 1 FROM pg_catalog.pg_proc AS p " +
     `WHERE p.proname ${EQUALS} ${literal(name)}${here}`
   );
-}
-
-/** Right whether standard_conforming_strings is on or off. */
-function literal(text: string): string {
-  const quoted = text.replaceAll("'", "''");
-  return quoted.includes("\\") ? `E'${quoted.replaceAll("\\", "\\\\")}'` : `'${quoted}'`;
 }
