@@ -9,6 +9,7 @@ import {
   isPoolShowName,
 } from "../core/admin/answer.ts";
 import type { AdminView, NodeView, PoolView, ProcessView } from "../core/admin/view.ts";
+import type { NodeId } from "../core/cluster/state.ts";
 import type { StatementFacts } from "../core/sql/facts.ts";
 import { compatibleVersion } from "../core/version.ts";
 import type { Engine } from "./engine.ts";
@@ -18,37 +19,50 @@ import type { Slot } from "./slots.ts";
 
 /** Everything but the ReadyForQuery. A setting that the client changed is its runner's from now on. */
 export function adminAnswer(engine: Engine, runner: Runner, facts: StatementFacts): Uint8Array {
-  const answer = answerAdmin(commandOf(facts), viewOf(engine, runner));
+  const answer = answerAdmin(commandOf(facts), adminView(engine, runner));
   if (answer.kind === "done") runner.configure(answer.config);
   if (answer.kind === "error") runner.logFrontendError(answer.error);
   return encodeAnswer(answer);
 }
 
 function commandOf({ statement }: StatementFacts): AdminCommand {
-  if (statement.kind === "pgpool") return statement.command;
+  if (statement.kind === "pgpool" && statement.command.kind !== "explain_route") {
+    return statement.command;
+  }
   if (statement.kind === "show" && isPoolShowName(statement.name)) {
     return { kind: "pool_show", name: statement.name };
   }
   throw new Error(`routing left a ${statement.kind} statement to pgpool`);
 }
 
-function viewOf(engine: Engine, runner: Runner): AdminView {
+/** As one session sees it, or without one. */
+export function adminView(engine: Engine, runner?: Runner): AdminView {
   return {
-    config: runner.config,
+    config: runner?.config ?? engine.config,
     base: engine.config,
     cluster: engine.state,
-    loadBalanceNode: runner.router?.loadBalanceNode,
+    loadBalanceNode: runner?.router?.loadBalanceNode,
     version: compatibleVersion,
     startedAt: engine.startedAt,
-    node: (id): NodeView => ({
-      counters: engine.counters.of(id),
-      // Nothing asks the servers by themselves yet: that is the health check's part.
-      pgStatus: "unknown",
-      healthCheck: undefined,
-    }),
+    node: (id) => nodeViewOf(engine, id),
     processes: () => engine.slots.all.map((slot) => processOf(engine, slot)),
-    cache: () => undefined,
-    deleteCached: () => false,
+    cache: () => engine.queryCache?.view(),
+    deleteCached: (query) => {
+      const database = runner?.request?.database;
+      return database !== undefined && engine.queryCache?.deleteText(database, query) === true;
+    },
+  };
+}
+
+function nodeViewOf(engine: Engine, id: NodeId): NodeView {
+  const { stats, answers } = engine.control.healthOf(id);
+  const pgStatus = answers === undefined ? "unknown" : answers ? "up" : "down";
+  const { counters } = engine;
+  return {
+    counters: counters.of(id),
+    reasons: counters.reasonsOf(id),
+    pgStatus,
+    healthCheck: stats,
   };
 }
 

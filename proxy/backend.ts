@@ -194,9 +194,10 @@ async function connect(
   address: BackendAddress,
   target: ConnectTarget,
   signal: AbortSignal | undefined,
+  timeoutMs = address.connectTimeoutMs,
 ): Promise<Conn> {
   try {
-    return await world.transport.connect(target, { timeoutMs: address.connectTimeoutMs, signal });
+    return await world.transport.connect(target, { timeoutMs, signal });
   } catch (error) {
     throw unavailable(address, error);
   }
@@ -347,6 +348,40 @@ export async function resetBackend(
     channel.handOver(backend);
   }
 }
+
+/**
+ * Whether a server takes connections: it asks for a password, or refuses for whatever reason of its
+ * own, but is neither out of reach nor going down nor starting. Nobody is logged in.
+ */
+export async function takesConnections(
+  world: BackendWorld,
+  address: BackendAddress,
+  startup: Uint8Array,
+  timeoutMs: number,
+): Promise<boolean> {
+  const target = targetOf(address, world.defaultSocketDir);
+  const limitMs = Math.min(address.connectTimeoutMs, timeoutMs);
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  try {
+    const conn = await connect(world, address, target, undefined, limitMs);
+    timer = setTimeout(() => conn.destroy(), timeoutMs);
+    try {
+      const channel = new Channel(conn, { bodySizeMax: backendBodySizeMax });
+      conn.send(startup);
+      const message = decodeBackend(await channel.frame());
+      const code = message.kind === "ErrorResponse" ? errorField(message, "C") : undefined;
+      return code !== CANNOT_CONNECT_NOW;
+    } finally {
+      conn.destroy();
+    }
+  } catch {
+    return false;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+const CANNOT_CONNECT_NOW = "57P03";
 
 /** A connection of its own that carries nothing but the request; the server closes it. */
 export async function sendCancel(

@@ -17,8 +17,14 @@ type ListenerParams = Pick<
   | "listen_backlog_multiplier"
 >;
 
-/** The addresses that a configuration names, TCP first. */
-export function listenAddresses(params: ListenerParams): readonly ListenAddress[] {
+/** The longest path that a sockaddr_un takes, without its final NUL (unix(7)). */
+const SOCKET_PATH_BYTES_MAX = 107;
+
+/** The addresses that a configuration names, TCP first. `groupId` is that of unix_socket_group. */
+export function listenAddresses(
+  params: ListenerParams,
+  groupId?: number | undefined,
+): readonly ListenAddress[] {
   const { port } = params;
   const backlog = Math.min(
     params.num_init_children * params.listen_backlog_multiplier,
@@ -29,7 +35,10 @@ export function listenAddresses(params: ListenerParams): readonly ListenAddress[
   });
   const mode = params.unix_socket_permissions;
   const sockets = params.unix_socket_directories.map((dir): ListenAddress => {
-    return { kind: "unix", path: `${dir}/.s.PGSQL.${port}`, mode };
+    const path = `${dir}/.s.PGSQL.${port}`;
+    return groupId === undefined
+      ? { kind: "unix", path, mode }
+      : { kind: "unix", path, mode, groupId };
   });
   return [...hosts, ...sockets];
 }
@@ -46,7 +55,7 @@ export async function openListeners(
 ): Promise<readonly Listener[]> {
   const listeners: Listener[] = [];
   const failures: string[] = [];
-  for (const address of addresses) {
+  for (const address of withoutLongPaths(addresses, log)) {
     const name = address.kind === "tcp" ? `${address.host}:${address.port}` : address.path;
     log.write("LOG", `Setting up socket for ${name}`);
     try {
@@ -70,6 +79,24 @@ export async function openListeners(
     });
   }
   return listeners;
+}
+
+/** A path that no socket can have is a warning, unless no Unix socket would be left (as Pgpool). */
+function withoutLongPaths(addresses: readonly ListenAddress[], log: Log): readonly ListenAddress[] {
+  const isUnix = ({ kind }: ListenAddress): boolean => kind === "unix";
+  const possible = addresses.filter((address) => {
+    if (address.kind === "tcp") return true;
+    if (Buffer.byteLength(address.path) <= SOCKET_PATH_BYTES_MAX) return true;
+    const most = `maximum ${SOCKET_PATH_BYTES_MAX} bytes`;
+    log.write("WARNING", `Unix-domain socket path "${address.path}" is too long (${most})`);
+    return false;
+  });
+  if (addresses.some(isUnix) && !possible.some(isUnix)) {
+    throw new ConfigError("could not create any Unix-domain sockets", {
+      hint: "Shorten unix_socket_directories.",
+    });
+  }
+  return possible;
 }
 
 /** The system's own words for what it refuses most often (strerror(3)). */

@@ -7,6 +7,7 @@
  * stands in a place of the child slot that used it last, and moves with its user.
  */
 import type { BackendDemand, BackendSecret } from "../core/auth/dialogue.ts";
+import { type ClusterState, isLive, type NodeId, writeNode } from "../core/cluster/state.ts";
 import type { Backend } from "./backend.ts";
 
 /** What the backends asked of us when the set was opened: whoever reuses it must pass the same. */
@@ -23,8 +24,7 @@ export type SetIdentity = {
 
 export class BackendSet {
   readonly identity: SetIdentity;
-  /** By node id; undefined where the node was down when the set was opened. */
-  readonly backends: readonly (Backend | undefined)[];
+  readonly #backends: (Backend | undefined)[];
   readonly demand: SetDemand;
   /** What answered the demand. A reuse by someone who showed nothing yet is held against it. */
   readonly secret: BackendSecret | undefined;
@@ -46,17 +46,48 @@ export class BackendSet {
     readonly now: number;
   }) {
     this.identity = options.identity;
-    this.backends = options.backends;
+    this.#backends = [...options.backends];
     this.demand = options.demand;
     this.secret = options.secret;
     this.openedAt = options.now;
     this.takenAt = options.now;
   }
 
+  /** By node id; undefined where the node was down when the set was opened. */
+  get backends(): readonly (Backend | undefined)[] {
+    return this.#backends;
+  }
+
+  /** In the place of a connection that was lost. */
+  replace(backend: Backend): void {
+    this.#backends[backend.node]?.close();
+    this.#backends[backend.node] = backend;
+  }
+
   /** Terminate to every backend. */
   close(): void {
     for (const backend of this.backends) backend?.close();
   }
+}
+
+/**
+ * Every node that is to be used now has a connection that is still open, and no other has: whoever
+ * detached a node wants to stop it. Log-ins may have passed over a doubtful one.
+ */
+export function isComplete(
+  backends: readonly (Pick<Backend, "closed"> | undefined)[],
+  state: ClusterState,
+  isDoubtful: (node: NodeId) => boolean,
+): boolean {
+  const isRaw = state.mode === "raw";
+  const writes = writeNode(state);
+  return state.nodes.every((node) => {
+    const backend = backends[node.id];
+    const isOpen = backend !== undefined && !backend.closed;
+    if (!isLive(node)) return !isOpen;
+    if (isRaw) return isOpen || node.id !== writes;
+    return isOpen || (backend === undefined && isDoubtful(node.id));
+  });
 }
 
 export class Pool {
@@ -79,6 +110,11 @@ export class Pool {
 
   get placesPerSlot(): number {
     return this.#placesPerSlot;
+  }
+
+  /** The sets that wait for their next session. */
+  *idle(): Generator<BackendSet> {
+    for (const set of this.#places) if (set !== undefined && !set.inUse) yield set;
   }
 
   /** Sets held, idle and in use. */

@@ -35,6 +35,8 @@ export class Slots {
   readonly #free: Slot[];
   readonly #waiting = new Set<Waiter>();
   #nextPid: number;
+  /** How many want new clients to wait. */
+  #shut = 0;
 
   constructor(options: {
     readonly count: number;
@@ -64,7 +66,7 @@ export class Slots {
   /** A free slot at once, else in the order of arrival. Rejects with the signal's reason. */
   acquire(signal: AbortSignal): Promise<Slot> | Slot {
     if (signal.aborted) return Promise.reject(signal.reason as Error);
-    const slot = this.#free.pop();
+    const slot = this.#shut > 0 ? undefined : this.#free.pop();
     if (slot !== undefined) return slot;
     return new Promise((resolve, reject) => {
       const onAbort = () => {
@@ -86,12 +88,27 @@ export class Slots {
   release(slot: Slot, now: number): void {
     slot.lastUsedAt = now;
     slot.clientCount++;
+    this.#free.push(slot);
+    this.#admit();
+  }
+
+  /** From now on every client waits, until `open` has been called as often. */
+  shut(): void {
+    this.#shut++;
+  }
+
+  open(): void {
+    this.#shut--;
+    this.#admit();
+  }
+
+  #admit(): void {
     for (const waiter of this.#waiting) {
+      const slot = this.#shut > 0 ? undefined : this.#free.pop();
+      if (slot === undefined) return;
       this.#waiting.delete(waiter);
       waiter.admit(slot);
-      return;
     }
-    this.#free.push(slot);
   }
 
   /** What a child's exit and re-fork shows: a new pid, a new start, nothing served yet. */

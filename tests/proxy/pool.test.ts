@@ -1,7 +1,9 @@
 /** The pool as one may reason about it: any order of takes, releases and removals keeps its books right. */
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { BackendSet, Pool } from "../../proxy/pool.ts";
+import type { NodeStatus } from "../../core/cluster/state.ts";
+import { BackendSet, isComplete, Pool } from "../../proxy/pool.ts";
+import { clusterOf } from "./routing/rules.ts";
 
 const keys = ["alice", "bob", "carol"];
 
@@ -132,3 +134,38 @@ function agree(pool: Pool, slotCount: number, held: readonly BackendSet[]): void
   expect(pool.size).toBe(held.length);
   expect(new Set(standing)).toEqual(new Set(held));
 }
+
+describe("a set", () => {
+  type Connection = "open" | "closed" | "none";
+  type Case = {
+    readonly mode: "raw" | "streaming_replication";
+    readonly nodes: readonly NodeStatus[];
+    readonly has: readonly Connection[];
+    readonly doubtful?: number;
+    readonly complete: boolean;
+  };
+  const streaming = { mode: "streaming_replication", nodes: ["up", "up"] } as const;
+  const raw = { mode: "raw", nodes: ["up", "up"] } as const;
+  const cases: Case[] = [
+    { ...streaming, has: ["open", "open"], complete: true },
+    { ...streaming, has: ["open", "none"], complete: false },
+    { ...streaming, has: ["open", "none"], doubtful: 1, complete: true },
+    { ...streaming, has: ["open", "closed"], doubtful: 1, complete: false },
+    { ...streaming, has: ["closed", "open"], complete: false },
+    { ...streaming, nodes: ["up", "down"], has: ["open", "none"], complete: true },
+    { ...streaming, nodes: ["up", "down"], has: ["open", "closed"], complete: true },
+    { ...streaming, nodes: ["up", "down"], has: ["open", "open"], complete: false },
+    { ...raw, has: ["open", "none"], complete: true },
+    { ...raw, has: ["none", "open"], complete: false },
+    { ...raw, nodes: ["down", "up"], has: ["open", "none"], complete: false },
+    { ...raw, nodes: ["down", "up"], has: ["none", "open"], complete: true },
+    { ...raw, nodes: ["down", "up"], has: ["open", "open"], complete: false },
+  ];
+  test.each(cases)("is complete or not: %j", ({ mode, nodes, has, doubtful, complete }) => {
+    const state = { ...clusterOf(nodes.map((status) => ({ status }))), mode };
+    const backends = has.map((what) =>
+      what === "none" ? undefined : { closed: what === "closed" },
+    );
+    expect(isComplete(backends, state, (node) => node === doubtful)).toBe(complete);
+  });
+});

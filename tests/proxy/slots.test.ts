@@ -81,4 +81,23 @@ describe("Slots", () => {
     expect(await waiting.catch((error: unknown) => error)).toBe(reason);
     expect(slots.waitingCount).toBe(0);
   }, 1000);
+
+  test("while they are shut everybody waits, and comes in by turns when they are open", async () => {
+    const slots = new Slots({ count: 2, firstPid: 1, now: 0 });
+    const first = take(slots);
+    slots.shut();
+    slots.shut();
+    const given: number[] = [];
+    const waits = [1, 2, 3].map(async (turn) => {
+      await slots.acquire(never);
+      given.push(turn);
+    });
+    slots.release(first, 1);
+    slots.open();
+    expect([slots.busyCount, slots.waitingCount]).toEqual([0, 3]);
+    slots.open();
+    await Promise.all(waits.slice(0, 2));
+    expect(given).toEqual([1, 2]);
+    expect([slots.busyCount, slots.waitingCount]).toEqual([2, 1]);
+  });
 });
