@@ -5,32 +5,73 @@
  * along: the Parse is repeated there, its answer swallowed, its errors shown.
  */
 import type { NodeId } from "../../core/cluster/state.ts";
+import type { RouteReason } from "../../core/routing/reasons.ts";
+import { changesByCallsToo } from "../../core/sql/cache_facts.ts";
 import type { StatementFacts } from "../../core/sql/facts.ts";
-import { decodeBackend, readyForQuery } from "../../core/wire/backend.ts";
+import { readyForQuery } from "../../core/wire/backend.ts";
+import { FRONTEND } from "../../core/wire/codes.ts";
 import { frameOf } from "../../core/wire/frame.ts";
 import { encodeFrontend } from "../../core/wire/frontend.ts";
-import { decodeText } from "../../core/wire/text.ts";
 import { otherNodesSql, type Protocol } from "../routing/route.ts";
+import type { NodesRoute } from "../routing/routes.ts";
+import type { Parsed } from "../routing/session_routing.ts";
 import type { Desk } from "./desk.ts";
-import { begins, concernsAll, forgets, mayClosePortals, readsCopyData } from "./effects.ts";
-import { queryMessage, statusLetter, text } from "./messages.ts";
-import { FAILED, IDLE, type NodeLink, type Owed, type OwedKind } from "./replies.ts";
+import {
+  anyWriteSql,
+  begins,
+  concernsAll,
+  declares,
+  endsTransaction,
+  explainedBy,
+  forgets,
+  isTwoPhase,
+  mayClosePortals,
+  mayExecute,
+  mayUseName,
+  mayUseNames,
+  mindsQueries,
+  mindsReads,
+  readsCopyData,
+  takesSnapshot,
+} from "./effects.ts";
+import { queryMessage, statusLetter, text, transactionFailed, valuesOf } from "./messages.ts";
+import { forgetOwn, OWN_NAME, runOwn, syncMessage } from "./own_messages.ts";
+import { alreadyPrepared, OwnStatements, parseComplete } from "./own_statements.ts";
+import {
+  FAILED,
+  IDLE,
+  IN_TRANSACTION,
+  type NodeLink,
+  type Owed,
+  type OwedKind,
+} from "./replies.ts";
 import type { CatalogQuestion, Route } from "./router.ts";
-import { Names, type Portal, Prepared, PreparedNames } from "./statements.ts";
+import { Names, Portal, Prepared, PreparedNames } from "./statements.ts";
+import type { Unit } from "./unit.ts";
 
 const flushMessage = encodeFrontend({ kind: "Flush" });
-const syncMessage = encodeFrontend({ kind: "Sync" });
-/** Names of our own, out of the way of any client's. */
-const ASK = "pgpool_ask";
 /** No statement at all: PostgreSQL refuses it, and its log shows why it was sent. */
 const failingMessage = encodeFrontend({
   kind: "Parse",
-  statement: ASK,
+  statement: OWN_NAME,
   sql: "pgpool: this transaction has failed on another node",
   parameterTypes: [],
 });
+const runKinds = ["Parse", "Bind", "Execute", "Close", "Close"] as const;
+const runMessages = runOwn("SELECT 1");
+/** Without a snapshot of the data. */
+const runBlindMessages = runOwn("SHOW transaction_isolation");
+const lookKinds = ["Parse", "Close"] as const;
+const lookMessages = Buffer.concat([
+  encodeFrontend({ kind: "Parse", statement: OWN_NAME, sql: "SELECT 1", parameterTypes: [] }),
+  encodeFrontend({ kind: "Close", target: "S", name: OWN_NAME }),
+]);
 /** Marks answers to it. */
 export const FAILING = "failing";
+/** Marks the end of what a simple query waits for: an error before it is the answer to the query. */
+const AWAITED = "awaited";
+/** Marks the Execute of a portal of which we know nothing. */
+const UNKNOWN = "unknown";
 
 const commitMessage = queryMessage("COMMIT");
 const forgetStatement = encodeFrontend({ kind: "Close", target: "S", name: "" });
@@ -43,6 +84,7 @@ type Close = {
   readonly statement: Prepared | undefined;
   readonly serial: number;
 };
+type Bound = { readonly links: readonly NodeLink[]; readonly why: RouteReason };
 type Asking = { readonly kind: "ask"; failed(): void; answered(): void };
 
 export class Extended {
@@ -54,6 +96,13 @@ export class Extended {
   #serial = 0;
   /** The segment has executed something on the write node: the rest of it belongs there. */
   #pinned = false;
+  /** It has executed something there, or so far only elsewhere. */
+  #ranHere = false;
+  #ranElsewhere = false;
+  /** And has looked at data there, if only to parse something. */
+  #lookedElsewhere = false;
+  /** A PREPARE TRANSACTION: with its Sync the transaction is over, and is still to be ended elsewhere. */
+  #mayEndHere = false;
   /** A BEGIN behind such work, which becomes part of its transaction. */
   #lateBegin: Prepared | undefined;
 
@@ -71,16 +120,26 @@ export class Extended {
     const name = nameEnd === at + 5 ? "" : text(bytes, at + 5, nameEnd);
     const sql = text(bytes, nameEnd + 1, sqlEnd);
     const facts = session.router.facts(sql);
+    const isOwn = explainedBy(facts) !== undefined || this.ownDeallocated(facts) !== undefined;
+    if (isOwn) return this.#parseOwn(name, facts, sql);
+    if (this.#own?.nameIsTaken(name)) return this.refuse(alreadyPrepared(name));
     const known = name === "" ? undefined : this.#statements.get(name);
+    // An earlier Parse of the name may turn out to have been discarded behind an error.
+    if (known !== undefined && this.#isDoubtful(known)) return session.waitDrained();
     // Where the name is taken PostgreSQL will say so, unless the transaction has failed: then that.
-    const taken = known !== undefined && session.replies.status() !== FAILED;
-    const links = taken ? this.#one(known.on[0]) : this.#route(facts, sql);
+    const failed = this.#hasFailed && !endsTransaction(facts);
+    if (failed && name !== "" && !session.replies.empty) return session.waitDrained();
+    const taken = known !== undefined && !failed;
+    const bySql = failed ? undefined : this.#preparedBySql(name);
+    const links = taken ? this.#one(known.on[0]) : (bySql ?? this.#route(facts, sql));
     if (links === undefined) return false;
     const main = session.speaker(links);
     if (!session.mayFollow(links, main)) return session.waitDrained();
     this.#join(links);
-    session.ports.noteStatement(sql, facts);
-    for (const link of links) session.ports.noteNodeStatement(link, "Parse", sql, facts);
+    if (facts.statement.kind === "unparsable") session.ports.noteUnparsable(sql);
+    this.#noteLook(facts, links);
+    const why = taken ? "prepared_statement" : this.#why;
+    for (const link of links) session.ports.noteNodeStatement(link, "Parse", sql, facts, why);
     if (known === undefined) {
       const otherMessage = otherParse(name, facts);
       const keeps = name !== ""; // for as long as it likes, and not the whole chunk with it
@@ -93,9 +152,11 @@ export class Extended {
         to: keeps ? end - at : end,
         otherMessage,
         links,
+        why,
         serial: ++this.#serial,
         segment: this.#segment,
       });
+      statement.definitions = session.cache?.definitions ?? 0;
       if (name === "") statement.previous = this.#statements.get(name);
       this.#statements.set(name, statement);
       session.replies.expect("Parse", main, links, statement);
@@ -108,10 +169,52 @@ export class Extended {
       }
     } else {
       // PostgreSQL will say that it exists already; the old one stays.
+      const only = links[0];
+      if (taken && only !== undefined && !known.on.includes(only)) this.#prepareOn(only, known);
       session.replies.expect("Parse", main, links, undefined);
     }
     session.out.passAll(links, at, end);
     return true;
+  }
+
+  /** The statement that a unit is about, if it can be answered from memory now. */
+  statementOf(unit: Unit, bytes: Uint8Array): Prepared | undefined {
+    const session = this.#session;
+    if (session.inTransaction || this.#openLinks().length > 0) return undefined;
+    const { parse, nameAt, valuesAt } = unit;
+    const name = nameAt + 1 === valuesAt ? "" : text(bytes, nameAt, valuesAt - 1);
+    if (this.#own?.has("S", name) || this.#own?.nameIsTaken(name)) return undefined;
+    if (parse === undefined) {
+      const known = this.#statements.get(name);
+      return known?.confirmed && !known.isHearsay ? known : undefined;
+    }
+    const sqlEnd = bytes.indexOf(0, parse.at + 6);
+    if (sqlEnd < 0 || sqlEnd >= parse.end) return undefined;
+    const sql = text(bytes, parse.at + 6, sqlEnd);
+    const statement = new Prepared({
+      name: "",
+      sql,
+      facts: session.router.facts(sql),
+      chunk: bytes,
+      from: parse.at,
+      to: parse.end,
+      otherMessage: undefined,
+      links: noLinks,
+      why: "read",
+      serial: ++this.#serial,
+      segment: 0,
+    });
+    statement.confirmed = true; // it was when the answer was kept
+    statement.definitions = session.cache?.definitions ?? 0;
+    return statement;
+  }
+
+  /** The unit was answered from memory: no server has seen anything of it, and a Bind will take along what it needs. */
+  answered({ parse }: Unit, statement: Prepared): void {
+    if (parse !== undefined) this.#statements.set("", statement);
+    this.#portals.delete("");
+    this.#own?.forget("S", "");
+    this.#own?.clearPortals();
   }
 
   bind(bytes: Uint8Array, at: number, end: number): boolean {
@@ -121,27 +224,33 @@ export class Extended {
     if (nameEnd < 0 || nameEnd >= end) return session.violation("invalid string in message");
     const portal = portalEnd === at + 5 ? "" : text(bytes, at + 5, portalEnd);
     const name = nameEnd === portalEnd + 1 ? "" : text(bytes, portalEnd + 1, nameEnd);
-    const statement = this.#statements.get(name);
+    if (this.#own?.has("S", name)) return this.#toOwn(this.#own, bytes, at, end);
+    this.#own?.forget("P", portal);
+    if (!this.#carriedBySql(name)) {
+      return session.router.failed ? this.refuse(transactionFailed) : session.waitDrained();
+    }
+    const statement = this.#statements.get(name) ?? this.#madeBySql(name);
     if (statement === undefined) return this.#unknown("Bind", "S", name, at, end);
     if (this.#isDoubtful(statement)) return session.waitDrained();
-    let links = this.#linksForBind(statement);
+    const holders = this.holdersOf(portal);
+    if (holders === "wait") return session.waitDrained();
+    // Where the portal is, PostgreSQL will say so, if it knows the statement at all.
+    const tells = holders !== undefined && this.#knowAll(holders, statement);
+    const links = tells ? holders : this.#linksForBind(statement);
     if (links === undefined) return false;
-    const known = portal === "" ? undefined : this.#portals.get(portal);
-    if (known !== undefined && known.segment !== 0 && session.replies.status() !== FAILED) {
-      // Where it is PostgreSQL will say so. If answers are due, its transaction may be over.
-      const isHere = known.segment === this.#segment;
-      if (!isHere && !session.replies.empty) return session.waitDrained();
-      if (isHere || session.inTransaction) links = this.#alive(known.links);
-    }
     const main = session.speaker(links);
     if (!session.mayFollow(links, main)) return session.waitDrained();
     this.#join(links);
-    for (const link of links) if (!statement.on.includes(link)) this.#prepareOn(link, statement);
-    this.#portals.set(portal, { statement, links, segment: this.#segment });
     for (const link of links) {
-      session.ports.noteNodeStatement(link, "Bind", statement.sql, statement.facts);
+      if (!statement.isHearsay && !statement.on.includes(link)) this.#prepareOn(link, statement);
     }
-    session.replies.expect("Bind", main, links, undefined);
+    this.#noteLook(statement.facts, links);
+    const { why } = statement;
+    this.#portals.set(portal, new Portal(statement, links, why, this.#segment));
+    for (const link of links) {
+      session.ports.noteNodeStatement(link, "Bind", statement.sql, statement.facts, why);
+    }
+    session.replies.expect("Bind", main, links, statement);
     session.out.passAll(links, at, end);
     return true;
   }
@@ -150,13 +259,20 @@ export class Extended {
     const target = this.#named(bytes, at, end);
     if (target === undefined) return true;
     const { statement, portal, name, kind } = target;
+    if (this.#own?.has(kind, name)) return this.#toOwn(this.#own, bytes, at, end);
     if (statement !== undefined) {
       if (this.#isDoubtful(statement)) return this.#session.waitDrained();
-      return this.#toOne("Describe", this.#preparedOn(statement), at, end);
+      const { inTransaction, writeLink } = this.#session;
+      const known = this.#preparedOn(statement);
+      // Begun within a longer text, the transaction is not there; and it may have failed.
+      const link = inTransaction && known.status === IDLE ? writeLink : known;
+      return this.#toOne("Describe", link, at, end, statement);
     }
     if (portal !== undefined) {
-      return this.#toOne("Describe", this.#speakerOf(portal.links), at, end);
+      return this.#toOne("Describe", this.#speakerOf(portal.links), at, end, portal);
     }
+    const bySql = kind === "S" ? this.#preparedBySql(name) : undefined;
+    if (bySql !== undefined) return this.#toOne("Describe", this.#speakerOf(bySql), at, end);
     return this.#unknown("Describe", kind, name, at, end);
   }
 
@@ -165,6 +281,7 @@ export class Extended {
     const nameEnd = bytes.indexOf(0, at + 5);
     if (nameEnd < 0 || nameEnd + 5 > end) return session.violation("invalid string in message");
     const name = nameEnd === at + 5 ? "" : text(bytes, at + 5, nameEnd);
+    if (this.#own?.has("P", name)) return this.#toOwn(this.#own, bytes, at, end);
     const portal = this.#portals.get(name);
     if (portal === undefined) return this.#unknown("Execute", "P", name, at, end);
     if (portal.segment !== this.#segment && readsCopyData(portal.statement.facts)) {
@@ -173,21 +290,72 @@ export class Extended {
       if (!session.inTransaction) return this.#unknown("Execute", "P", name, at, end);
     }
     const { statement } = portal;
-    const links = this.#alive(portal.links);
-    const main = session.speaker(links);
-    if (!session.mayFollow(links, main)) return session.waitDrained();
+    if (session.cache?.mayGo(statement.facts) === false) return false;
+    const bound = this.#alive(portal.links);
+    const main = session.speaker(bound);
+    if (!session.mayFollow(bound, main)) return session.waitDrained();
+    // In a transaction that has begun in this very segment the nodes have not yet said so.
+    const links = main.status === IDLE ? bound : session.targetsOf(statement.facts, bound, main);
     this.#join(links);
     if (this.#pinned && begins(statement.facts)) this.#lateBegin = statement;
-    if (main === session.writeLink && !concernsAll(statement.facts)) this.#pinned = true;
+    if (links.includes(session.writeLink)) {
+      if (mindsQueries(statement.facts)) this.#runHere();
+      this.#ranElsewhere = this.#lookedElsewhere = false;
+    } else if (!this.#ranHere) {
+      this.#ranElsewhere = true;
+      this.#lookedElsewhere ||= takesSnapshot(statement.facts, "Execute");
+    }
+    if (main === session.writeLink) {
+      this.#ranHere = true;
+      if (!concernsAll(statement.facts)) this.#pinned = true;
+    }
+    session.ports.noteStatement(statement.sql);
     for (const link of links) {
-      session.ports.noteNodeStatement(link, "Execute", statement.sql, statement.facts);
+      session.ports.noteNodeStatement(link, "Execute", statement.sql, statement.facts, portal.why);
     }
     session.router.noteSent(statement.facts);
+    if (session.cache !== undefined) {
+      if (mindsReads(statement.facts) && session.cache.takeUnseen()) this.#readOn(links);
+      session.cache.sent(statement.facts);
+      statement.sentUnder = session.cache.definitions;
+    }
     const owed = session.replies.expect("Execute", main, links, statement);
     session.out.passAll(links, at, end);
     if (forgets(statement.facts)) session.holdNext();
+    if (isTwoPhase(statement.facts)) this.#mayEndHere = true;
     session.noteCopy(owed, statement.facts, links);
     return true;
+  }
+
+  /**
+   * The write node has seen nothing of what the segment has done elsewhere, and would accept what
+   * PostgreSQL refuses behind it: a change of isolation, COMMIT PREPARED. So it does the like.
+   */
+  #runHere(): boolean {
+    const session = this.#session;
+    const { writeLink, replies } = session;
+    if (session.inTransaction || !(this.#ranElsewhere || this.#lookedElsewhere)) return false;
+    const kinds = this.#ranElsewhere ? runKinds : lookKinds;
+    for (const kind of kinds) replies.expect(kind, writeLink, noLinks, undefined).silent = true;
+    const looks = this.#lookedElsewhere ? runMessages : runBlindMessages;
+    session.out.send(writeLink, this.#ranElsewhere ? looks : lookMessages);
+    return true;
+  }
+
+  /** These nodes are to have run a query in their transaction, as the client has in its own. */
+  #readOn(links: readonly NodeLink[]): void {
+    const { replies, out } = this.#session;
+    for (const link of links) {
+      if (link.status !== IN_TRANSACTION) continue;
+      for (const kind of runKinds) replies.expect(kind, link, noLinks, undefined).silent = true;
+      out.send(link, runMessages);
+    }
+  }
+
+  /** A Parse or Bind of this goes to `links`. */
+  #noteLook(facts: StatementFacts, links: readonly NodeLink[]): void {
+    if (this.#ranHere || links.includes(this.#session.writeLink)) return;
+    if (takesSnapshot(facts, "Parse")) this.#lookedElsewhere = true;
   }
 
   close(bytes: Uint8Array, at: number, end: number): boolean {
@@ -195,10 +363,11 @@ export class Extended {
     const target = this.#named(bytes, at, end);
     if (target === undefined) return true;
     const { statement, portal, name, kind } = target;
+    if (this.#own?.has(kind, name)) return this.#toOwn(this.#own, bytes, at, end);
     const isKnown = statement !== undefined || portal !== undefined || name === "";
     // An earlier Close may yet turn out to have been discarded.
     if (!isKnown && !session.replies.empty) return session.waitDrained();
-    const known = statement ? statement.on : portal?.links;
+    const known = statement ? statement.on : (portal?.links ?? this.#preparedBySql(name, kind));
     const links = known === undefined || known.length === 0 ? this.#write() : this.#alive(known);
     const main = session.speaker(links);
     if (!session.mayFollow(links, main)) return session.waitDrained();
@@ -208,13 +377,17 @@ export class Extended {
       this.#statements.delete(name);
       subject = { kind: "close", name, statement, serial: ++this.#serial };
     } else if (portal) this.#portals.delete(name);
+    this.#observe(links, "C message");
     session.replies.expect("Close", main, links, subject);
     session.out.passAll(links.slice(), at, end);
+    // Whether the name is free for the next Parse shows when this one is answered.
+    if (kind === "S" && this.#preparedBySql(name) !== undefined) session.holdNext();
     return true;
   }
 
   sync(at: number, end: number): boolean {
     const session = this.#session;
+    if (!session.inTransaction) this.#own?.clearPortals();
     const open = this.#openLinks();
     if (session.discarding && open.length === 0) {
       // The error was ours; no node has anything to synchronise.
@@ -223,17 +396,21 @@ export class Extended {
       return true;
     }
     session.discarding = false;
-    const duringCopy = session.copyLinks.length > 0;
-    if (duringCopy && session.copying) {
-      session.out.passAll(session.copyLinks, at, end);
+    const duringCopy = session.copyIn.links.length > 0;
+    if (duringCopy && session.copyIn.reading) {
+      this.#observe(session.copyIn.links, "Sync");
+      session.out.passAll(session.copyIn.links, at, end);
       return true;
     }
-    const links = duringCopy ? session.copyLinks : open.length === 0 ? this.#write() : open;
+    const links = duringCopy ? session.copyIn.links : open.length === 0 ? this.#write() : open;
     const main = session.speaker(links);
     if (!session.mayFollow(links, main)) return session.waitDrained();
+    this.#observe(links, "Sync");
     const owed = session.replies.expect("Sync", main, links, undefined);
+    session.cache?.follow(owed);
     owed.duringCopy = duringCopy;
     session.out.passAll(links, at, end);
+    if (this.#mayEndHere) session.holdNext();
     if (!duringCopy) this.#closeSegment(links);
     return true;
   }
@@ -248,25 +425,59 @@ export class Extended {
 
   /**
    * What a simple query must heed: an unfinished segment on the write node is one implicit
-   * transaction with it and so must be followed there; one of reads elsewhere is closed first.
+   * transaction with it and so must be followed there; one of reads elsewhere is closed first, unless
+   * the query minds. Should the segment have failed, then the query is discarded with the rest of it.
    */
-  segmentBeforeQuery(): NodeLink | "wait" | undefined {
+  segmentBeforeQuery(facts: StatementFacts): NodeLink | "wait" | undefined {
+    const { replies, writeLink } = this.#session;
     const open = this.#openLinks();
     if (open.length === 0) return undefined;
-    if (open.length === 1 && open[0] === this.#session.writeLink) return open[0];
+    if (!replies.empty) return "wait";
+    if (mindsQueries(facts) && this.#runHere()) {
+      this.#ranElsewhere = this.#lookedElsewhere = false;
+      this.#join(this.#write());
+      return writeLink;
+    }
+    if (open.includes(writeLink)) return writeLink;
     this.closeSegment();
     return "wait";
   }
 
-  /** A simple query takes the place of what has no name. */
-  querySent(): void {
-    this.#statements.delete("");
-    this.#portals.delete("");
+  /** The open segment has executed something on the write node. */
+  get hasWorked(): boolean {
+    return this.#pinned;
   }
 
-  /** A simple query has gone to the node of an unfinished segment, and ends it. */
-  segmentEnded(): void {
-    this.#closeSegment(this.#openLinks());
+  /** A simple query takes the place of what has no name; of the portal when it comes to be executed. */
+  querySent({ statement }: StatementFacts): void {
+    this.#statements.delete("");
+    const isRefused = statement.kind !== "transaction" && this.#session.replies.status() === FAILED;
+    if (!isRefused && statement.kind !== "empty") this.#portals.delete("");
+    this.#own?.forget("S", "");
+    this.#own?.forget("P", "");
+  }
+
+  /** A simple query has gone to `links`, and ends the segment there. Elsewhere it ends with the query. */
+  segmentEnded(links: readonly NodeLink[]): void {
+    const open = this.#openLinks();
+    this.#closeSegment(links);
+    this.#leftOpen = open.filter((link) => link.inSegment);
+    if (this.#leftOpen.length > 0) this.#session.holdNext();
+  }
+  #leftOpen: readonly NodeLink[] = noLinks;
+
+  /** The query that ended a segment is answered: on the other nodes too the segment has failed or not. */
+  queryEnded(failed: boolean): void {
+    if (this.#leftOpen.length === 0) return;
+    const { replies, out } = this.#session;
+    for (const link of this.#leftOpen) {
+      if (replies.links[link.id] !== link) continue;
+      if (failed && !link.skipping) this.failTransaction(link);
+      replies.expect("Sync", link, noLinks, undefined).silent = true;
+      out.send(link, syncMessage);
+      link.inSegment = false;
+    }
+    this.#leftOpen = noLinks;
   }
 
   /** Ends an unfinished segment on our own account. */
@@ -295,6 +506,10 @@ export class Extended {
     for (const link of links) link.inSegment = false;
     this.#segment++;
     this.#pinned = false;
+    this.#ranHere = false;
+    this.#ranElsewhere = false;
+    this.#lookedElsewhere = false;
+    this.#mayEndHere = false;
   }
 
   #join(links: readonly NodeLink[]): void {
@@ -314,29 +529,101 @@ export class Extended {
 
   // ---------------------------------------------------------------- routes
 
+  /** Where the portal of this name is, for SQL's cursors too; "wait": its transaction may be over. */
+  holdersOf(portal: string): readonly NodeLink[] | "wait" | undefined {
+    const session = this.#session;
+    if (portal === "" || session.replies.status() === FAILED) return undefined;
+    if (this.#cursors.has(portal)) return this.#write();
+    const known = this.#portals.get(portal);
+    if (known === undefined || known.segment === 0) return undefined;
+    const isHere = known.segment === this.#segment;
+    if (!isHere && !session.replies.empty) return "wait";
+    return isHere || session.inTransaction ? this.#alive(known.links) : undefined;
+  }
+
+  /** Names that SQL's DECLARE has given on the write node; some may be gone with their transaction. */
+  readonly #cursors = new Set<string>();
+
   /** Undefined when the session has to wait for the catalog first. */
   #route(facts: StatementFacts, sql: string): readonly NodeLink[] | undefined {
     const session = this.#session;
-    if (this.#pinned && !concernsAll(facts)) return this.#write();
+    const holders = facts.cursor === undefined ? undefined : this.holdersOf(facts.cursor);
+    if (holders !== undefined) {
+      this.#why = "cursor";
+      if (holders !== "wait") return holders;
+      session.waitDrained();
+      return undefined;
+    }
+    if (this.#pinned && !concernsAll(facts)) {
+      this.#why = "segment";
+      return this.#carried(facts, sql, this.#write());
+    }
     const route: Route = session.router.decide(facts, sql, "extended");
     switch (route.kind) {
       case "ask":
-        this.ask(route.questions, "extended");
+        this.ask(route.questions, "extended", takesSnapshot(facts, "Parse"));
         return undefined;
       case "proxy":
+        this.#why = route.why === "show_pool" ? "read" : route.why;
         return this.#write();
       case "nodes":
-        return this.#inTransaction(session.linksOf(route.nodes));
+        this.#why = route.why;
+        return this.#carried(facts, sql, this.#inTransaction(facts, session.linksOf(route.nodes)));
     }
+  }
+
+  /** What it executes must be there too. Undefined when answers must be waited for first. */
+  #carried(
+    facts: StatementFacts,
+    sql: string,
+    links: readonly NodeLink[],
+  ): readonly NodeLink[] | undefined {
+    const session = this.#session;
+    if (!links.includes(session.writeLink)) return links;
+    if (this.carryNames(facts, sql, "extended")) return links;
+    session.waitDrained();
+    return undefined;
+  }
+
+  /** Of the last `#route`. */
+  #why: RouteReason = "read";
+
+  /**
+   * Where the session holds a statement back from the route that was decided for it, and why;
+   * undefined where it follows the route.
+   */
+  boundTo(facts: StatementFacts, route: NodesRoute, protocol: Protocol): Bound | undefined {
+    const session = this.#session;
+    if (protocol === "simple") {
+      const open = this.#openLinks();
+      const bound = open.length === 1 && open[0] === session.writeLink;
+      if (!bound || route.nodes.includes(session.writeLink.id)) return undefined;
+      return { links: open, why: "segment" };
+    }
+    if (this.#pinned && !concernsAll(facts)) return { links: this.#write(), why: "segment" };
+    this.#why = route.why;
+    const links = this.#inTransaction(facts, session.linksOf(route.nodes));
+    return this.#why === route.why ? undefined : { links, why: this.#why };
   }
 
   /**
    * A transaction begun within a text of several statements is the write node's alone. A simple read
-   * may run outside of it, as in Pgpool; but a portal would not outlive its segment there.
+   * may run outside of it, as in Pgpool; but a portal would not outlive its segment there. Nor can it
+   * be ended where it has not begun.
    */
-  #inTransaction(links: readonly NodeLink[]): readonly NodeLink[] {
-    const outside = links.length === 1 && links[0]?.status === IDLE;
-    return outside && this.#session.inTransaction ? this.#write() : links;
+  #inTransaction(facts: StatementFacts, links: readonly NodeLink[]): readonly NodeLink[] {
+    if (!this.#session.inTransaction) return links;
+    const outside = links.some(({ status }) => status === IDLE);
+    if (!outside || (links.length > 1 && !endsTransaction(facts))) return links;
+    this.#why = "multi_statement_transaction";
+    return this.#write();
+  }
+
+  /** What SQL has prepared is not taken along to where a portal is. */
+  #knowAll(links: readonly NodeLink[], { name, isHearsay }: Prepared): boolean {
+    if (!isHearsay) return true;
+    const nodes = this.#session.router.session.prepared.get(name)?.nodes;
+    return nodes !== undefined && links.every(({ id }) => nodes.includes(id));
   }
 
   #linksForBind(statement: Prepared): readonly NodeLink[] | undefined {
@@ -344,6 +631,7 @@ export class Extended {
     const links = this.#route(statement.facts, statement.sql);
     if (links !== undefined) {
       statement.links = links;
+      statement.why = this.#why;
       statement.segment = this.#segment;
     }
     return links;
@@ -358,9 +646,12 @@ export class Extended {
     const owed = this.#session.replies.expect("Parse", link, this.#one(link), statement);
     owed.silent = true;
     owed.errorsShow = true;
+    this.#observe(this.#one(link), `Parse: ${statement.sql}`);
     const { message, otherMessage = message } = statement;
     this.#session.out.send(link, link === this.#session.writeLink ? message : otherMessage);
     statement.on.push(link);
+    statement.confirmed = false;
+    statement.parsedIn = this.#segment;
   }
 
   #alive(links: readonly NodeLink[]): readonly NodeLink[] {
@@ -397,9 +688,59 @@ export class Extended {
    */
   #unknown(kind: Naming, target: "S" | "P", name: string, at: number, end: number): boolean {
     const link = this.#session.writeLink;
-    if (name !== "") return this.#toOne(kind, link, at, end);
+    if (name !== "") {
+      if (kind === "Execute" && this.#session.cache?.mayGo(undefined) === false) return false;
+      if (!this.#toOne(kind, link, at, end)) return false;
+      if (kind === "Execute") {
+        this.#pinned = this.#ranHere = true; // made by SQL, it may write
+        this.#session.cache?.sentUnknown();
+      }
+      return true;
+    }
     if (!this.#session.replies.empty) return this.#session.waitDrained();
-    return this.#toOne(kind, link, at, end, target === "S" ? forgetStatement : forgetPortal);
+    const before = target === "S" ? forgetStatement : forgetPortal;
+    return this.#toOne(kind, link, at, end, undefined, before);
+  }
+
+  /** What SQL's PREPARE has made is bound on the write node: false while it cannot be taken there. */
+  #carriedBySql(name: string): boolean {
+    const { router, replies, writeLink } = this.#session;
+    if (name === "" || this.#statements.get(name) !== undefined) return true;
+    const known = router.session.prepared.get(name);
+    if (known === undefined || known.nodes.includes(writeLink.id)) return true;
+    if (router.failed || !replies.empty) return false;
+    if (!this.#session.mayFollow(this.#write(), writeLink)) return false;
+    this.#prepareBySql(name, known.sql);
+    this.#join(this.#write());
+    return true;
+  }
+
+  /** A statement that only the write node knows, if there is one: it may write. */
+  #madeBySql(name: string): Prepared | undefined {
+    if (name === "") return undefined;
+    const statement = new Prepared({
+      name,
+      sql: this.#session.router.session.prepared.get(name)?.sql ?? "",
+      facts: this.#session.router.facts(anyWriteSql),
+      chunk: forgetStatement,
+      from: 0,
+      to: 0,
+      otherMessage: undefined,
+      links: this.#write(),
+      why: "prepared_statement",
+      serial: 0,
+      segment: this.#segment,
+    });
+    statement.confirmed = true;
+    statement.isHearsay = true;
+    return statement;
+  }
+
+  /** Where SQL's PREPARE has made a statement of this name. */
+  #preparedBySql(name: string, kind: "S" | "P" = "S"): readonly NodeLink[] | undefined {
+    if (name === "" || kind === "P") return undefined;
+    const nodes = this.#session.router.session.prepared.get(name)?.nodes;
+    return nodes && this.#session.linksOf(nodes);
   }
 
   #toOne(
@@ -407,19 +748,29 @@ export class Extended {
     link: NodeLink,
     at: number,
     end: number,
+    subject: Prepared | Portal | undefined = undefined,
     before: Uint8Array | undefined = undefined,
   ): boolean {
     const session = this.#session;
     const links = this.#one(link);
     if (!session.mayFollow(links, link)) return session.waitDrained();
     this.#join(links);
+    // The node that knew it may be gone.
+    if (subject instanceof Prepared && !subject.on.includes(link)) this.#prepareOn(link, subject);
     if (before !== undefined) {
       session.replies.expect("Close", link, noLinks, undefined).silent = true;
       session.out.send(link, before);
     }
-    session.replies.expect(kind, link, links, undefined);
+    if (kind === "Describe") this.#observe(links, "D message");
+    const isUnknown = kind === "Execute" && subject === undefined;
+    session.replies.expect(kind, link, links, isUnknown ? UNKNOWN : subject);
     session.out.pass(link, at, end);
     return true;
+  }
+
+  #observe(links: readonly NodeLink[], statement: string): void {
+    const { observer } = this.#session;
+    if (observer !== undefined) for (const link of links) observer.toNode(link.id, statement);
   }
 
   /** The statement or portal that Describe and Close name. Undefined after a violation. */
@@ -441,6 +792,11 @@ export class Extended {
 
   // ---------------------------------------------------------------- failed transactions
 
+  /** What follows is refused, unless what is under way ends the transaction. */
+  get #hasFailed(): boolean {
+    return this.#session.replies.status() === FAILED && this.#session.router.failed;
+  }
+
   /**
    * Makes the transaction of `link` fail because it has on another node: then the server itself
    * refuses what follows, and COMMIT rolls back everywhere. Prepared statements and portals of the
@@ -460,6 +816,7 @@ export class Extended {
   endTransaction(link: NodeLink): void {
     const { replies, out } = this.#session;
     replies.expect("Query", link, noLinks, undefined).silent = true;
+    this.#observe(this.#one(link), "COMMIT");
     out.send(link, commitMessage);
   }
 
@@ -470,24 +827,37 @@ export class Extended {
    * stalls: the statement that needs the answer is read again when it is there. Should asking fail
    * (a cancel request, statement_timeout), then the statement has failed with the same error.
    */
-  ask(questions: readonly CatalogQuestion[], protocol: Protocol): false {
+  ask(questions: readonly CatalogQuestion[], protocol: Protocol, mayLook: boolean): false {
     const session = this.#session;
-    if (!session.replies.empty) return session.waitDrained();
-    const sql = session.router.questionSql(questions);
-    const link = session.writeLink;
+    const link = this.#linkToAsk(questions);
+    if (!session.replies.empty || !session.mayFollow(this.#one(link), link)) {
+      return session.waitDrained();
+    }
+    return this.askRow(link, session.router.questionSql(questions, mayLook), protocol, (values) =>
+      session.router.answered(questions, values, link.id),
+    );
+  }
+
+  /** The same for a question to be put to one node: `answered` is given the columns of its row. */
+  askRow(
+    link: NodeLink,
+    sql: string,
+    protocol: Protocol,
+    answered: (values: readonly (string | null)[] | undefined) => void,
+  ): false {
+    const session = this.#session;
+    if (!session.replies.empty || !session.mayFollow(this.#one(link), link)) {
+      return session.waitDrained();
+    }
+    this.#observe(this.#one(link), sql);
+    this.#clearOwn(link);
     const rows: Uint8Array[] = [];
-    let sync: Owed | undefined;
     const asking: Asking = {
       kind: "ask",
       failed: () => {
         if (protocol === "extended") session.discarding = true;
-        else if (sync !== undefined) {
-          // The error was the client's: what would have been the end of the asking ends its answer.
-          sync.silent = false;
-          session.dropStalled();
-        }
       },
-      answered: () => session.router.answered(questions, valuesOf(rows[0])),
+      answered: () => answered(valuesOf(rows[0])),
     };
     const expect = (kind: OwedKind) => {
       const owed = session.replies.expect(kind, link, noLinks, asking);
@@ -502,53 +872,65 @@ export class Extended {
     // In a transaction the portal would outlive its statement, in the way of the next question.
     expect("Close");
     expect("Close");
-    const messages = [
-      encodeFrontend({ kind: "Parse", statement: ASK, sql, parameterTypes: [] }),
-      encodeFrontend({
-        kind: "Bind",
-        portal: ASK,
-        statement: ASK,
-        parameterFormats: [],
-        parameters: [],
-        resultFormats: [],
-      }),
-      encodeFrontend({ kind: "Execute", portal: ASK, rowsMax: 0 }),
-      encodeFrontend({ kind: "Close", target: "P", name: ASK }),
-      encodeFrontend({ kind: "Close", target: "S", name: ASK }),
-    ];
+    const messages = [runOwn(sql)];
     if (link.inSegment) messages.push(flushMessage);
     else {
-      sync = expect("Sync");
+      const subject = protocol === "simple" ? AWAITED : asking;
+      const sync = session.replies.expect("Sync", link, noLinks, subject);
+      sync.silent = true;
       messages.push(syncMessage);
     }
     session.out.send(link, Buffer.concat(messages));
     return false;
   }
 
+  /** A statement of ours that has failed may have left its name. */
+  #clearOwn(link: NodeLink): void {
+    if (!this.#ownLeft.delete(link)) return;
+    const { replies, out } = this.#session;
+    for (let i = 0; i < 2; i++) replies.expect("Close", link, noLinks, undefined).silent = true;
+    out.send(link, forgetOwn);
+  }
+  readonly #ownLeft = new Set<NodeLink>();
+
+  #linkToAsk(questions: readonly CatalogQuestion[]): NodeLink {
+    const { router, replies, writeLink } = this.#session;
+    const node = router.askedNode(questions);
+    const link = node === undefined ? undefined : replies.links[node];
+    return link === undefined || link.skipping || link.status === FAILED ? writeLink : link;
+  }
+
   // ---------------------------------------------------------------- answers
 
   settled(owed: Owed): void {
-    const subject = owed.subject as Prepared | Close | Asking | undefined;
+    const subject = owed.subject as Prepared | Portal | Close | Asking | typeof UNKNOWN | undefined;
     switch (owed.kind) {
       case "Parse":
         if (!(subject instanceof Prepared)) return;
-        if (owed.failed) this.#statements.notParsed(subject, owed.links, owed.skipped);
-        else {
+        if (owed.failed) {
+          this.#statements.notParsed(subject, owed.links, owed.skipped);
+          if (subject.on.length > 0) subject.confirmed = true;
+        } else {
           subject.previous = undefined;
           subject.confirmed = true;
         }
         return;
       case "Close":
-        if (subject === undefined || subject instanceof Prepared || subject.kind === "ask") return;
+        if (!isClose(subject)) return;
         if (owed.failed) this.#statements.notClosed(subject.statement);
-        else this.#statements.closed(subject.name, subject.serial);
+        else {
+          this.#statements.closed(subject.name, subject.serial);
+          this.#session.router.session.prepared.delete(subject.name);
+        }
         return;
       case "Execute":
         if (owed.failed || subject === undefined) return;
-        if (subject instanceof Prepared) {
+        if (subject === UNKNOWN) this.#session.noteWrite(owed);
+        else if (subject instanceof Prepared) {
+          subject.definitions = subject.sentUnder;
           this.#session.noteDone(owed, subject.facts);
           if (subject === this.#lateBegin) this.#session.noteWrite(owed);
-        } else if (subject.kind === "ask") subject.answered();
+        } else if (isAsking(subject)) subject.answered();
         return;
       case "Bind":
       case "Describe":
@@ -563,8 +945,19 @@ export class Extended {
   failed(owed: Owed, link: NodeLink): void {
     if (owed.kind === "Query" || owed.kind === "FunctionCall" || owed.kind === "Sync") return;
     const { subject } = owed;
-    if (isAsking(subject)) subject.failed();
-    for (let i = 0; i < link.queue.size; i++) if (link.queue.at(i)?.kind === "Sync") return;
+    if (isAsking(subject)) {
+      this.#ownLeft.add(link);
+      subject.failed();
+    }
+    for (let i = 0; i < link.queue.size; i++) {
+      const later = link.queue.at(i);
+      if (later?.kind !== "Sync" || later.voided) continue;
+      if (later.subject === AWAITED) {
+        later.silent = false;
+        this.#session.dropStalled();
+      }
+      return;
+    }
     if (!link.inSegment) return;
     this.#session.discarding = true;
     // What the rest of the segment has done elsewhere, in the same implicit transaction, is undone.
@@ -587,30 +980,261 @@ export class Extended {
   /** SQL that undoes what the protocol prepared. */
   noteSqlDone(facts: StatementFacts): void {
     const { statement } = facts;
+    if (facts.cursor !== undefined && declares(facts)) this.#cursors.add(facts.cursor);
     if (mayClosePortals(facts)) for (const portal of this.#portals.values()) portal.segment = 0;
     if (
       statement.kind === "discard" &&
       (statement.target === "all" || statement.target === "plans")
     ) {
-      if (statement.target === "all") this.#forgetAll();
+      if (statement.target !== "all") return;
+      this.#statements.clearNamed();
+      this.#portals.clear();
+      this.#cursors.clear();
+      this.#own = undefined;
       return;
     }
-    if (statement.kind !== "deallocate") return;
-    if (statement.name === undefined) this.#statements.clear();
+    if (statement.kind !== "deallocate" || facts.multiStatement) return;
+    this.#own?.deallocate(statement.name);
+    if (statement.name === undefined) this.#statements.clearNamed();
     else this.#statements.delete(statement.name);
   }
 
-  /** Where a statement of this name is prepared, for SQL's EXECUTE and DEALLOCATE. */
-  nodesOf(name: string): readonly NodeId[] | undefined {
-    const statement = name === "" ? undefined : this.#statements.get(name);
-    return statement?.on.map(({ id }) => id);
+  /** What a DEALLOCATE names and no server knows, since pgpool answers it itself. */
+  ownDeallocated({ statement, multiStatement }: StatementFacts): string | undefined {
+    if (statement.kind !== "deallocate" || multiStatement) return undefined;
+    const { name } = statement;
+    return name !== undefined && this.#own?.has("S", name) ? name : undefined;
   }
 
-  #forgetAll(): void {
-    this.#statements.clear();
-    this.#portals.clear();
+  /** The statement of this name, for SQL's EXECUTE and DEALLOCATE. */
+  parsed(name: string): Parsed | undefined {
+    const statement = name === "" ? undefined : this.#statements.get(name);
+    if (statement === undefined || statement.on.length === 0) return undefined;
+    const { facts } = statement;
+    return {
+      nodes: this.#nodesOf(statement),
+      reads: facts.destination === "either",
+      readTables: facts.maybeTemporary,
+      changedTables: facts.changedTables,
+      inserts: facts.inserts,
+      added: statement.added,
+      changes: changesByCallsToo(facts.cache),
+      usesNames: mayUseNames(facts, statement.sql),
+    };
+  }
+
+  /** Nodes that have the statement which was named last. */
+  lastParsedOn(): readonly NodeId[] {
+    const { last } = this.#statements;
+    return last === undefined ? [] : this.#nodesOf(last);
+  }
+
+  #nodesOf({ on }: Prepared): NodeId[] {
+    const { links } = this.#session.replies;
+    const known = on.filter((link) => links[link.id] === link);
+    return known.map(({ id }) => id).sort((a, b) => a - b);
+  }
+
+  /**
+   * The write node is to be sent this: what it executes and is prepared elsewhere is prepared there
+   * too. False when answers must be waited for first.
+   */
+  carryNames(facts: StatementFacts, sql: string, protocol: Protocol): boolean {
+    const { replies, out, writeLink, router } = this.#session;
+    if (!mayUseNames(facts, sql)) return true;
+    const missing = this.#namesMissing(facts, sql);
+    const executed = router.failed ? [] : missing.filter((name) => mayExecute(facts, name));
+    const undone = missing.filter((name) => !mayExecute(facts, name));
+    if (executed.length + undone.length === 0) return true;
+    if (!replies.empty || !this.#session.mayFollow(this.#write(), writeLink)) return false;
+    const inSegment = protocol === "extended" || writeLink.inSegment;
+    const waits = executed.length > 0 && !inSegment;
+    for (const name of executed) this.#prepareHere(name);
+    if (!waits) for (const name of undone) this.#holdPlace(name);
+    if (inSegment) {
+      this.#join(this.#write());
+      return true;
+    }
+    replies.expect("Sync", writeLink, noLinks, waits ? AWAITED : undefined).silent = true;
+    out.send(writeLink, syncMessage);
+    return !waits;
+  }
+
+  /** What this may use and the write node does not know; what is executed by others comes first. */
+  #namesMissing(facts: StatementFacts, sql: string): readonly string[] {
+    const { router, writeLink } = this.#session;
+    const missing: string[] = [];
+    const uses = [{ facts, sql }, ...this.executedBy(facts)];
+    const isUsed = (name: string) => uses.some((each) => mayUseName(each.facts, each.sql, name));
+    for (const [name, { nodes }] of router.session.prepared) {
+      if (!nodes.includes(writeLink.id) && isUsed(name)) missing.push(name);
+    }
+    for (const { name, on } of this.#statements.values()) {
+      if (name !== "" && !on.includes(writeLink) && isUsed(name)) missing.push(name);
+    }
+    return missing;
+  }
+
+  /** What SQL's EXECUTE runs: Parse may have made anything, another EXECUTE too. */
+  executedBy({ statement }: StatementFacts): readonly Prepared[] {
+    const found: Prepared[] = [];
+    let executes = statement;
+    while (executes.kind === "execute") {
+      const next = this.#statements.get(executes.name);
+      if (next === undefined || found.includes(next)) break;
+      found.push(next);
+      executes = next.facts.statement;
+    }
+    return found;
+  }
+
+  #prepareHere(name: string): void {
+    const { writeLink, router } = this.#session;
+    const statement = this.#statements.get(name);
+    if (statement !== undefined) this.#prepareOn(writeLink, statement);
+    else this.#prepareBySql(name, router.session.prepared.get(name)?.sql ?? "");
+  }
+
+  /** DEALLOCATE finds something of this name, which a search_path cannot make invalid. */
+  #holdPlace(name: string): void {
+    const { replies, out, writeLink } = this.#session;
+    replies.expect("Parse", writeLink, noLinks, undefined).silent = true;
+    out.send(
+      writeLink,
+      encodeFrontend({ kind: "Parse", statement: name, sql: "", parameterTypes: [] }),
+    );
+  }
+
+  /** What SQL's PREPARE made, by the extended protocol: a simple query would end the segment. */
+  #prepareBySql(name: string, sql: string): void {
+    const { replies, out, router, writeLink } = this.#session;
+    this.#observe(this.#write(), sql);
+    this.#clearOwn(writeLink);
+    const asking: Asking = {
+      kind: "ask",
+      failed: () => {},
+      answered: () => router.alsoPrepared(name, writeLink.id),
+    };
+    for (const kind of ["Parse", "Bind", "Execute", "Close", "Close"] as const) {
+      const owed = replies.expect(kind, writeLink, noLinks, asking);
+      owed.silent = true;
+      owed.errorsShow = true;
+    }
+    out.send(writeLink, runOwn(sql));
+  }
+
+  /** What DEALLOCATE among other statements has undone on the write node the others forget too. */
+  noteForgotten({ subject, completed }: Owed): void {
+    const { deallocates, deallocatesAfter } = subject as StatementFacts;
+    for (const [index, name] of deallocates.entries()) {
+      if (completed < (deallocatesAfter[index] ?? 0)) this.#leavePlace(name);
+      else for (const each of name === "" ? this.#namesKnown() : [name]) this.#forget(each);
+    }
+  }
+
+  /** DEALLOCATE was not reached. */
+  #leavePlace(name: string): void {
+    const { writeLink } = this.#session;
+    const on = this.#linksKnowing(name);
+    if (on.length > 0 && !on.includes(writeLink)) this.#forgetOn(writeLink, name);
+  }
+
+  #forget(name: string): void {
+    const { router, writeLink } = this.#session;
+    for (const link of this.#linksKnowing(name)) {
+      if (link !== writeLink) this.#forgetOn(link, name);
+    }
+    this.#statements.delete(name);
+    router.session.prepared.delete(name);
+  }
+
+  #namesKnown(): readonly string[] {
+    const parsed = [...this.#statements.values()].map(({ name }) => name);
+    return [
+      ...parsed.filter((name) => name !== ""),
+      ...this.#session.router.session.prepared.keys(),
+    ];
+  }
+
+  #linksKnowing(name: string): readonly NodeLink[] {
+    const { links } = this.#session.replies;
+    const on = this.#statements.get(name)?.on ?? noLinks;
+    const nodes = this.#session.router.session.prepared.get(name)?.nodes;
+    return links.filter(
+      (link) => link && (on.includes(link) || nodes?.includes(link.id)),
+    ) as NodeLink[];
+  }
+
+  #forgetOn(link: NodeLink, name: string): void {
+    const { replies, out } = this.#session;
+    replies.expect("Close", link, noLinks, undefined).silent = true;
+    out.send(link, encodeFrontend({ kind: "Close", target: "S", name }));
+    if (link.inSegment) return;
+    replies.expect("Sync", link, noLinks, undefined).silent = true;
+    out.send(link, syncMessage);
+  }
+
+  // ---------------------------------------------------------------- what pgpool answers itself
+
+  /** Made when the first is parsed: hardly any session has one. */
+  #own: OwnStatements | undefined;
+
+  #parseOwn(name: string, facts: StatementFacts, sql: string): boolean {
+    const session = this.#session;
+    if (!session.replies.empty) return session.waitDrained();
+    if (session.replies.status() === FAILED) return this.refuse(transactionFailed);
+    const taken = name !== "" && (this.#statements.get(name) ?? this.#own?.nameIsTaken(name));
+    if (taken) return this.refuse(alreadyPrepared(name));
+    this.#statements.delete(name);
+    this.#own ??= new OwnStatements((each) => session.explain(each, "extended"));
+    const deallocated = this.ownDeallocated(facts);
+    if (deallocated === undefined) this.#own.prepare(name, explainedBy(facts) ?? "");
+    else this.#own.prepareDeallocate(name, deallocated);
+    session.ports.noteStatement(sql);
+    session.replies.toClient(parseComplete);
+    return true;
+  }
+
+  /** A message about such a statement: answered in its turn, when nothing is owed. */
+  #toOwn(own: OwnStatements, bytes: Uint8Array, at: number, end: number): boolean {
+    const session = this.#session;
+    if (!session.replies.empty) return session.waitDrained();
+    const frame = frameOf(bytes.slice(at, end));
+    if (frame.type !== FRONTEND.Close && session.replies.status() === FAILED) {
+      return this.refuse(transactionFailed);
+    }
+    const answer = own.answer(frame);
+    switch (answer.kind) {
+      case "wait":
+        return false;
+      case "error":
+        return this.refuse(answer.response);
+      case "broken":
+        return session.violation(answer.why);
+      case "done":
+        if (answer.bound !== undefined) this.#portals.delete(answer.bound);
+        session.replies.toClient(answer.bytes);
+        return true;
+    }
+  }
+
+  /** An error of our own: what the segment has done on nodes, in the same transaction, is undone. */
+  refuse(error: Uint8Array): boolean {
+    const session = this.#session;
+    if (!session.replies.empty) return session.waitDrained();
+    session.replies.toClient(error);
+    session.discarding = true;
+    for (const link of this.#openLinks()) if (!link.skipping) this.failTransaction(link);
+    if (session.inTransaction && !session.writeLink.skipping) {
+      session.router.noteError("elsewhere", true);
+      this.failTransaction(session.writeLink);
+    }
+    return true;
   }
 }
+
+const isClose = (subject: unknown): subject is Close =>
+  typeof subject === "object" && subject !== null && "kind" in subject && subject.kind === "close";
 
 const isAsking = (subject: unknown): subject is Asking =>
   typeof subject === "object" && subject !== null && "kind" in subject && subject.kind === "ask";
@@ -620,14 +1244,6 @@ function otherParse(name: string, facts: StatementFacts): Uint8Array | undefined
   const sql = otherNodesSql(facts);
   if (sql === undefined) return undefined;
   return encodeFrontend({ kind: "Parse", statement: name, sql, parameterTypes: [] });
-}
-
-/** The columns of a DataRow frame as texts. */
-function valuesOf(row: Uint8Array | undefined): readonly (string | null)[] | undefined {
-  if (row === undefined) return undefined;
-  const message = decodeBackend(frameOf(row));
-  if (message.kind !== "DataRow") return undefined;
-  return message.values.map((value) => (value === null ? null : decodeText(value)));
 }
 
 const noLinks: readonly NodeLink[] = [];

@@ -51,6 +51,10 @@ export class Owed {
   failed = false;
   /** An earlier message had failed: this one was discarded unread. */
   skipped = false;
+  /** It was under way on a server that is gone: nobody knows how far it came. */
+  interrupted = false;
+  /** How many statements of a Query the main node has completed. */
+  completed = 0;
   /** Nodes that answered with an ErrorResponse and do not speak. */
   othersFailed: NodeLink[] | undefined;
   /** A Sync that PostgreSQL ignores because it arrived while COPY was reading (manual: "COPY Operations"). */
@@ -72,7 +76,9 @@ const HELD_BYTES_MAX = 256 * 1024;
 /** One backend as the session sees it. */
 export class NodeLink {
   readonly id: NodeId;
-  readonly sink: ByteSink;
+  sink: ByteSink;
+  /** Its server is gone; a stand-in answers what is still due. */
+  lost = false;
   readonly queue = new Ring<Owed>();
   /** Transaction status of its last ReadyForQuery: one of IDLE, IN_TRANSACTION, FAILED. */
   status = IDLE;
@@ -84,6 +90,8 @@ export class NodeLink {
   skipping = false;
   /** The server said FATAL or PANIC: its close is expected, and the client knows why. */
   fatal = false;
+  /** It failed where the main node did not: the session lets go of it when nothing is owed. */
+  diverged = false;
   /** Chunks that wait because an earlier answer is still to come from another node. */
   held: Uint8Array[] | undefined;
   heldBytes = 0;
@@ -99,6 +107,16 @@ export class NodeLink {
   constructor(id: NodeId, sink: ByteSink) {
     this.id = id;
     this.sink = sink;
+  }
+
+  /** It is answering. */
+  get busy(): boolean {
+    return this.queue.size > 0;
+  }
+
+  /** What it is doing may be cancelled. */
+  get isCancellable(): boolean {
+    return this.busy;
   }
 }
 
@@ -117,12 +135,17 @@ export interface ReplyEvents {
    * whether the client is to see it.
    */
   unasked(link: NodeLink): boolean;
+  /**
+   * The server says that it ends this connection because it is itself going down, or somebody told it
+   * to. Returns whether the session keeps that to itself until it is clear which.
+   */
+  farewell(link: NodeLink, frame: Uint8Array): boolean;
   /** A ParameterStatus frame, whole. Returns whether the client is to see it. */
   parameterStatus(link: NodeLink, frame: Uint8Array): boolean;
   /** Nothing is owed any more. */
   drained(): void;
   /** COPY … FROM STDIN has begun on the main node of `owed`. */
-  copyIn(owed: Owed): void;
+  copyBegan(owed: Owed): void;
 }
 
 const noLinks: readonly NodeLink[] = [];
@@ -140,6 +163,10 @@ export class Replies {
   #busy = false;
   /** Frames nobody asked for (notifications, notices) that came while another answer was under way. */
   #later: Uint8Array[] = [];
+  /** Told of every frame, once, while there is one. */
+  observer: { fromNode(node: NodeId, type: number): void } | undefined;
+  /** Is given all that the client is sent, while there is one: the query cache listens so. */
+  tap: ((bytes: Uint8Array) => void) | undefined;
   /** The node that answers for the cluster's transaction status. */
   statusLink: NodeLink | undefined;
 
@@ -154,6 +181,11 @@ export class Replies {
 
   get size(): number {
     return this.#order.size;
+  }
+
+  /** The client does not read as fast as it is answered. */
+  get clientFull(): boolean {
+    return this.#clientFull;
   }
 
   attach(id: NodeId, sink: ByteSink): NodeLink {
@@ -192,8 +224,9 @@ export class Replies {
   /** The transaction status that the client is to be told: the status node's, unless any node failed. */
   status(): number {
     let status = this.statusLink?.status ?? IDLE;
+    if (status === IDLE) return IDLE; // a transaction that is left elsewhere is about to be ended
     for (const link of this.links) {
-      if (link === undefined) continue;
+      if (link === undefined || link.diverged) continue;
       if (link.status === FAILED || (link.skipping && link.status === IN_TRANSACTION)) {
         status = FAILED;
       }
@@ -215,6 +248,7 @@ export class Replies {
 
   /** Sends bytes of our own to the client; only right when nothing earlier is owed. */
   toClient(bytes: Uint8Array): void {
+    this.tap?.(bytes);
     if (this.#client.send(bytes)) return;
     this.#clientFull = true;
     for (const link of this.links) link?.sink.pause();
@@ -253,6 +287,26 @@ export class Replies {
       }
     }
     return unanswered;
+  }
+
+  /** The server of this link is gone: `standIn` answers from now on what it still owes. */
+  replace(link: NodeLink, standIn: ByteSink): void {
+    link.sink = standIn;
+    link.lost = true;
+    link.fatal = false;
+    for (let i = 0; i < link.queue.size; i++) {
+      const owed = link.queue.at(i);
+      if (owed !== undefined) owed.interrupted = true;
+    }
+  }
+
+  /** Bytes that the stand-in says. Half a message of the server before it counts for nothing. */
+  receiveInstead(link: NodeLink, bytes: Uint8Array): void {
+    link.partial = undefined;
+    link.partialTail = [];
+    link.partialBytes = 0;
+    link.bodyLeft = 0;
+    this.receive(link, bytes);
   }
 
   /** To be called after `drop`, when the client has been told: what waited behind goes on. */
@@ -310,10 +364,14 @@ export class Replies {
       if (owed.asked > 1) this.#multiOwed--;
       const answersReady =
         owed.kind === "Sync" || owed.kind === "Query" || owed.kind === "FunctionCall";
-      this.#events.settled(owed);
+      // First: the transaction of a node that is out of step is the client's no longer.
       if (owed.othersFailed !== undefined && !owed.failed) {
-        for (const link of owed.othersFailed) this.#events.diverged(link);
+        for (const link of owed.othersFailed) {
+          link.diverged = true;
+          this.#events.diverged(link);
+        }
       }
+      this.#events.settled(owed);
       if (answersReady && owed.asked > 1 && !owed.silent && !owed.voided) {
         this.toClient(readyForQuery(this.status()));
       }
@@ -330,6 +388,8 @@ export class Replies {
     owed.errorsShow = false;
     owed.failed = false;
     owed.skipped = false;
+    owed.interrupted = false;
+    owed.completed = 0;
     owed.othersFailed = undefined;
     owed.duringCopy = false;
     owed.voided = false;
@@ -384,6 +444,7 @@ export class Replies {
           this.#keep(link, bytes.subarray(at), frameEnd - at);
           return;
         }
+        this.observer?.fromNode(link.id, type);
         link.bodyLeft = frameEnd - end;
         link.bodyForward = mine;
         if (!mine) {
@@ -393,6 +454,7 @@ export class Replies {
         at = end;
         break;
       }
+      if (this.observer !== undefined) this.observer.fromNode(link.id, type);
       let forward = this.#note(link, owed, type, bytes, at, frameEnd) && mine;
       if (forward && owed === undefined && this.#order.size > 0) {
         this.#later.push(bytes.slice(at, frameEnd));
@@ -434,6 +496,9 @@ export class Replies {
       case 0x5a: // ReadyForQuery
         return this.#noteReady(link, owed, bytes, at);
       case 0x43: // CommandComplete
+        if (owed?.main === link) owed.completed++;
+        if (owed?.kind === "Execute") this.#done(link, owed);
+        return true;
       case 0x49: // EmptyQueryResponse
       case 0x73: // PortalSuspended
         if (owed?.kind === "Execute") this.#done(link, owed);
@@ -475,7 +540,10 @@ export class Replies {
   }
 
   #noteError(link: NodeLink, owed: Owed | undefined, frame: Uint8Array): boolean {
-    if (isFatal(frame)) link.fatal = true;
+    if (isFatal(frame)) {
+      link.fatal = true;
+      if (isFarewell(frame) && this.#events.farewell(link, frame)) return false;
+    }
     if (owed === undefined) return this.#events.unasked(link);
     // A standby that goes down takes its answer with it, not the client: `drop` will follow.
     if (link.fatal && link !== this.statusLink) return false;
@@ -507,7 +575,7 @@ export class Replies {
   }
 
   #noteCopyIn(link: NodeLink, owed: Owed): void {
-    if (owed.main === link) this.#events.copyIn(owed);
+    if (owed.main === link) this.#events.copyBegan(owed);
     // Those of another COPY behind it are not meant.
     for (let i = 1; link.queue.at(i)?.duringCopy; i++) {
       const sync = link.queue.at(i);
@@ -591,6 +659,16 @@ function isFatal(frame: Uint8Array): boolean {
     }
     at = frame.indexOf(0, at) + 1;
     if (at === 0) return false;
+  }
+  return false;
+}
+
+/** Shut down by an administrator or by a crash: the server's end, or this connection's alone. */
+function isFarewell(frame: Uint8Array): boolean {
+  for (let at = 5; at < frame.length && frame[at] !== 0; at = frame.indexOf(0, at) + 1) {
+    if (frame[at] !== 0x43) continue; // C, the SQLSTATE
+    const code = Buffer.from(frame.subarray(at + 1, at + 6)).toString("latin1");
+    return code === "57P01" || code === "57P02";
   }
   return false;
 }

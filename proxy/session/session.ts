@@ -10,13 +10,28 @@
  * has reached the primary, the rest of it stays there.
  */
 
-import type { StatementFacts } from "../../core/sql/facts.ts";
-import { errorResponse, readyForQuery } from "../../core/wire/backend.ts";
-import type { Reprepare } from "../routing/routes.ts";
-import type { Desk, SessionEnd, SessionPorts } from "./desk.ts";
-import { forgets, readsCopyData } from "./effects.ts";
+import { ROUTE_TYPE, routeTable } from "../../core/admin/show_route.ts";
+import { encodeTable, type Table } from "../../core/admin/table.ts";
+import type { ProxyReason } from "../../core/routing/reasons.ts";
+import type { Leaves, StatementFacts } from "../../core/sql/facts.ts";
+import { commandComplete, errorResponse, readyForQuery } from "../../core/wire/backend.ts";
+import type { Protocol } from "../routing/route.ts";
+import { CopyIn } from "./copy_in.ts";
+import type { ClientSession, Desk, Observer, SessionEnd, SessionPorts } from "./desk.ts";
+import {
+  anyWriteSql,
+  begins,
+  endsTransaction,
+  explainedBy,
+  forgets,
+  leftAfter,
+  mayHoldSeveral,
+  mayReadCopyData,
+  mindsReads,
+  takesSnapshot,
+} from "./effects.ts";
 import { Extended, FAILING } from "./extended.ts";
-import { queryMessage, statusLetter, text, transactionFailed } from "./messages.ts";
+import { byteText, queryMessage, statusLetter, text, transactionFailed } from "./messages.ts";
 import { Outbound } from "./outbound.ts";
 import {
   type ByteSink,
@@ -30,25 +45,37 @@ import {
   type ReplyEvents,
 } from "./replies.ts";
 import type { SessionRouter } from "./router.ts";
+import { type CacheWorld, SessionCache } from "./session_cache.ts";
+import { connectionLost, StandIn } from "./stand_in.ts";
+import { unitAt } from "./unit.ts";
 
-const noLinks: readonly NodeLink[] = [];
 const noNodes: readonly NodeLink["id"][] = [];
-
-/** Stands for what routing cannot see into, as a function called by number: it may write anything. */
-const anyWriteSql = "INSERT INTO pg_largeobject DEFAULT VALUES";
+/** Takes what is still said to a server that is gone. */
+const nobody: ByteSink = { send: () => true, pause() {}, resume() {} };
 
 const commitMessage = queryMessage("COMMIT");
+const cancelled = errorResponse({
+  severity: "ERROR",
+  code: "57014",
+  message: "canceling statement due to user request",
+  detail: "It was waiting for a DB node that takes writes.",
+});
+const idleSize = readyForQuery("I").length;
+const emptyQuery = queryMessage("");
+const anyQuery = queryMessage("SELECT 1");
 
 const FRONTEND_LENGTH_MAX = 0x3fffffff;
 /** Body limit of messages that carry only names and numbers (PostgreSQL's PQ_SMALL_MESSAGE_LIMIT). */
 const SMALL_LENGTH_MAX = 10_000;
 
-export class Session implements ReplyEvents, Desk {
+export class Session implements ReplyEvents, Desk, ClientSession {
   readonly ports: SessionPorts;
   readonly router: SessionRouter;
   readonly replies: Replies;
   readonly out: Outbound;
   readonly #extended: Extended;
+  /** Undefined while the query cache is off. */
+  readonly cache: SessionCache | undefined;
 
   /** The node that takes writes: it speaks when all are asked, and its parameters are the client's. */
   #writeLink: NodeLink;
@@ -70,11 +97,7 @@ export class Session implements ReplyEvents, Desk {
 
   /** An error was answered in an unfinished segment: messages are ignored until Sync. */
   discarding = false;
-  /** The nodes that read COPY data from the client, until CopyDone or CopyFail. */
-  copyLinks: readonly NodeLink[] = noLinks;
-  copying = false;
-  /** The answer of the COPY that `copyLinks` belong to. */
-  #copyOwed: Owed | undefined;
+  readonly copyIn = new CopyIn();
   /** Everything passes as it is to the write node: a replication connection (CopyBoth). */
   readonly #transparent: boolean;
 
@@ -84,6 +107,7 @@ export class Session implements ReplyEvents, Desk {
     readonly nodes: readonly { readonly id: NodeLink["id"]; readonly sink: ByteSink }[];
     readonly writeNode: NodeLink["id"];
     readonly transparent: boolean;
+    readonly cache?: CacheWorld | undefined;
   }) {
     this.ports = options.ports;
     this.router = options.router;
@@ -96,7 +120,42 @@ export class Session implements ReplyEvents, Desk {
     this.replies.statusLink = writeLink;
     this.#transparent = options.transparent;
     this.#extended = new Extended(this);
-    this.router.session.parsedNodes = (name) => this.#extended.nodesOf(name);
+    this.cache = options.cache && this.#newCache(options.cache);
+    this.router.isBound = () => {
+      const { lost, inSegment } = this.#writeLink;
+      return !this.replies.empty || this.inTransaction || (lost && inSegment);
+    };
+    this.router.session.parsed = (name) => this.#extended.parsed(name);
+    this.router.session.lastParsedOn = () => this.#extended.lastParsedOn();
+  }
+
+  #newCache(world: CacheWorld): SessionCache {
+    const extended = this.#extended;
+    return new SessionCache(world, this, {
+      row: extended.askRow.bind(extended),
+      catalog: (questions, protocol) => extended.ask(questions, protocol, true),
+    });
+  }
+
+  /** Told of every message, while there is one. */
+  get observer(): Observer | undefined {
+    return this.#observer;
+  }
+  set observer(observer: Observer | undefined) {
+    this.#observer = observer;
+    this.#observedStalled = false;
+    this.replies.observer = observer;
+  }
+  #observer: Observer | undefined;
+  /** The session stalled before a message that the observer has been told of. */
+  #observedStalled = false;
+
+  get links(): readonly (NodeLink | undefined)[] {
+    return this.replies.links;
+  }
+
+  aside(frame: Uint8Array): void {
+    this.replies.aside(frame);
   }
 
   get writeLink(): NodeLink {
@@ -107,8 +166,9 @@ export class Session implements ReplyEvents, Desk {
     return this.#writeLink.status !== IDLE;
   }
 
+  /** It owes the client answers, also those to what it has not sent on yet. */
   get busy(): boolean {
-    return !this.replies.empty;
+    return !this.replies.empty || this.#stalled;
   }
 
   // ---------------------------------------------------------------- bytes from the client
@@ -161,15 +221,21 @@ export class Session implements ReplyEvents, Desk {
         if (!taken) this.#keep(bytes.subarray(at), needed);
         break;
       }
+      if (this.#observer !== undefined) this.#observe(this.#observer, bytes, at, at + needed);
       if (!this.#message(bytes[at] as number, bytes, at, at + needed)) {
+        this.#observedStalled = this.#observer !== undefined;
         this.#stall(bytes.subarray(at));
         break;
       }
-      at += needed;
+      at += needed + this.#answered;
+      this.#answered = 0;
     }
     this.out.flush();
     this.#walking = false;
   }
+
+  /** Bytes behind the present message that need not be read: they were answered with it. */
+  #answered = 0;
 
   /** The size of the frame at `at`, type and length included; 5 when not even that is there; 0 when it is refused. */
   #frameSize(bytes: Uint8Array, at: number, end: number): number {
@@ -181,6 +247,12 @@ export class Session implements ReplyEvents, Desk {
       return 0;
     }
     return 1 + length;
+  }
+
+  /** Once for each message, though one before which the session stalled is read again. */
+  #observe(observer: Observer, bytes: Uint8Array, at: number, end: number): void {
+    if (this.#observedStalled) this.#observedStalled = false;
+    else observer.fromClient(bytes, at, end);
   }
 
   /** What is left of a frame that began in an earlier chunk. */
@@ -195,9 +267,10 @@ export class Session implements ReplyEvents, Desk {
   /** Copy data need not be there whole. */
   #passPieces(bytes: Uint8Array, at: number, size: number, end: number): boolean {
     if (end - at < 5 || bytes[at] !== 0x64 || this.discarding) return false;
+    this.#observer?.fromClient(bytes, at, end);
     this.#bodyLeft = at + size - end;
-    this.#bodyLinks = this.copyLinks;
-    if (this.copyLinks.length > 0) this.out.passAll(this.copyLinks, at, end);
+    this.#bodyLinks = this.copyIn.links;
+    this.#passCopy(at, end);
     return true;
   }
 
@@ -225,14 +298,16 @@ export class Session implements ReplyEvents, Desk {
   /** Returns false when the message must wait: the session stalls before it. */
   #message(type: number, bytes: Uint8Array, at: number, end: number): boolean {
     if (this.discarding && type !== 0x53 && type !== 0x58) return true;
-    if (this.copyLinks.length > 0 && !belongsToCopy(type)) return this.#outOfPlace(at, end);
+    if (this.copyIn.links.length > 0 && !belongsToCopy(type)) {
+      return this.#outOfPlace(type, at, end);
+    }
     switch (type) {
       case 0x51: // Query
         return this.#query(bytes, at, end);
       case 0x50: // Parse
-        return this.#extended.parse(bytes, at, end);
+        return this.#unit(bytes, at, end) ?? this.#extended.parse(bytes, at, end);
       case 0x42: // Bind
-        return this.#extended.bind(bytes, at, end);
+        return this.#unit(bytes, at, end) ?? this.#extended.bind(bytes, at, end);
       case 0x44: // Describe
         return this.#extended.describe(bytes, at, end);
       case 0x45: // Execute
@@ -244,12 +319,12 @@ export class Session implements ReplyEvents, Desk {
       case 0x48: // Flush
         return this.#extended.flush(at, end);
       case 0x64: // CopyData
-        if (this.copyLinks.length > 0) this.out.passAll(this.copyLinks, at, end);
+        this.#passCopy(at, end);
         return true;
       case 0x63: // CopyDone
       case 0x66: // CopyFail
-        if (this.copyLinks.length > 0) this.out.passAll(this.copyLinks, at, end);
-        this.copyLinks = noLinks;
+        this.#passCopy(at, end);
+        this.copyIn.ended();
         return true;
       case 0x46: // FunctionCall
         return this.#functionCall(at, end);
@@ -267,41 +342,159 @@ export class Session implements ReplyEvents, Desk {
     const sql = text(bytes, at + 5, end - 1);
     if (bytes[end - 1] !== 0) return this.violation("invalid string in message");
     const facts = this.router.facts(sql);
-    const segment = this.#extended.segmentBeforeQuery();
+    const segment = this.#extended.segmentBeforeQuery(facts);
     if (segment === "wait") return this.waitDrained();
     const route = this.router.decide(facts, sql, "simple");
-    if (route.kind === "ask") return this.#extended.ask(route.questions, "simple");
-    if (route.kind === "proxy") {
-      if (!this.replies.empty) return this.waitDrained();
-      this.#answer(route.why, sql, facts);
-      return true;
+    if (route.kind === "ask") {
+      return this.#extended.ask(route.questions, "simple", takesSnapshot(facts, "Execute"));
     }
-    if (route.reprepare !== undefined && this.replies.empty) this.#prepareAgain(route.reprepare);
+    if (route.kind === "proxy") {
+      return this.replies.empty ? this.#answer(route.why, sql, facts) : this.waitDrained();
+    }
+    if (route.why === "unknown_statement" && this.#extended.ownDeallocated(facts) !== undefined) {
+      return this.replies.empty ? this.#deallocateOwn(facts) : this.waitDrained();
+    }
     let links = this.linksOf(route.nodes);
-    if (segment !== undefined && !links.includes(segment)) links = this.linksOf([segment.id]);
+    let { why } = route;
+    if (segment !== undefined && !links.includes(segment)) {
+      links = this.linksOf([segment.id]);
+      why = "segment";
+    }
+    const holders = facts.cursor === undefined ? undefined : this.#extended.holdersOf(facts.cursor);
+    if (holders === "wait") return this.waitDrained();
+    links = holders ?? links;
+    if (this.cache !== undefined && segment === undefined) {
+      const found = this.#lookUp(this.cache, facts, sql, links);
+      if (found !== "pass") return found === "answered";
+    }
+    if (this.cache?.mayGo(facts) === false) return false;
+    const isCarried =
+      !links.includes(this.#writeLink) || this.#extended.carryNames(facts, sql, "simple");
+    if (!isCarried) return this.waitDrained();
     const main = this.speaker(links);
     if (!this.mayFollow(links, main)) return this.waitDrained();
-    if (segment !== undefined) this.#extended.segmentEnded();
-    this.#extended.querySent();
-    const targets = this.#targetsOf(facts, links, main);
+    const targets = this.targetsOf(facts, links, main);
+    const joinsWork = segment !== undefined && this.#extended.hasWorked && begins(facts);
+    if (segment !== undefined) this.#extended.segmentEnded(targets);
+    if (facts.endsWithin) this.#endElsewhere();
+    this.#extended.querySent(facts);
     this.router.noteSent(facts);
-    this.ports.noteStatement(sql, facts);
-    for (const link of targets) this.ports.noteNodeStatement(link, "", sql, facts);
+    this.cache?.sent(facts);
+    this.ports.noteStatement(sql);
+    if (facts.statement.kind === "unparsable") this.ports.noteUnparsable(sql);
+    for (const link of targets) this.ports.noteNodeStatement(link, "", sql, facts, why);
+    if (mindsReads(facts) && this.cache?.takeUnseen()) this.#readOn(targets);
     const owed = this.replies.expect("Query", main, targets, facts);
+    if (joinsWork) this.#lateBegin = owed;
+    this.cache?.listen();
+    this.cache?.follow(owed);
     this.#sendQuery(targets, main, route.otherNodesSql, at, end);
     this.noteCopy(owed, facts, targets);
     if (forgets(facts)) this.holdNext();
     return true;
   }
 
-  /** COMMIT and ROLLBACK mean nothing to a node that has no transaction (spec load-balance.md 4.1). */
-  #targetsOf(
+  /** Whether the client is answered from memory. */
+  #lookUp(
+    cache: SessionCache,
+    facts: StatementFacts,
+    sql: string,
+    links: readonly NodeLink[],
+  ): "answered" | "pass" | "stall" {
+    const [link] = links;
+    if (link === undefined || links.length > 1 || !this.replies.empty) return "pass";
+    const found = cache.look({ facts, sql, key: sql, values: "", link, protocol: "simple" });
+    if (found === "pass" || found === "stall") return found;
+    this.ports.noteStatement(sql);
+    this.#extended.querySent(facts);
+    this.#answerKept(found);
+    return "answered";
+  }
+
+  /** One statement of the extended protocol, if it can be answered at once; else undefined. */
+  #unit(bytes: Uint8Array, at: number, end: number): boolean | undefined {
+    const { cache } = this;
+    if (cache === undefined || !this.replies.empty || this.discarding) return undefined;
+    const unit = unitAt(bytes, at);
+    const statement = unit && this.#extended.statementOf(unit, bytes);
+    if (unit === undefined || statement === undefined) return undefined;
+    const { facts, sql } = statement;
+    if (facts.statement.kind !== "select" || statement.definitions !== cache.definitions) {
+      return undefined;
+    }
+    const route = this.router.decide(facts, sql, "extended");
+    const [link, another] = route.kind === "nodes" ? this.linksOf(route.nodes) : [];
+    if (link === undefined || another !== undefined) return undefined;
+    const values = byteText(bytes, unit.valuesAt, unit.bindEnd);
+    const parts = `${unit.parse === undefined ? "" : "P"}${unit.describes ? "D" : ""}`;
+    const key = `${sql}\0${parts}\0${statement.parameterTypes}\0${values}`;
+    const found = cache.look({ facts, sql, key, values, link, protocol: "extended" });
+    if (found === "stall") return false;
+    if (found === "pass") {
+      cache.listen();
+      return undefined;
+    }
+    this.ports.noteStatement(sql);
+    this.#extended.answered(unit, statement);
+    if (this.#observer !== undefined) this.#observeAnswered(this.#observer, bytes, end, unit.end);
+    this.#answered = unit.end - end;
+    this.#answerKept(found);
+    return true;
+  }
+
+  #observeAnswered(observer: Observer, bytes: Uint8Array, from: number, to: number): void {
+    for (let at = from; at < to; ) {
+      const end = at + 1 + int32(bytes, at + 1);
+      observer.fromClient(bytes, at, end);
+      at = end;
+    }
+  }
+
+  /** The answer ends with a ReadyForQuery that says "idle". */
+  #answerKept(bytes: Uint8Array): void {
+    if (!this.inTransaction) {
+      this.replies.toClient(bytes);
+      return;
+    }
+    this.replies.toClient(bytes.subarray(0, -idleSize));
+    this.replies.toClient(readyForQuery(statusLetter(this.replies.status())));
+  }
+
+  /** These nodes are to have run a query in their transaction, as the client has in its own. */
+  #readOn(links: readonly NodeLink[]): void {
+    for (const link of links) {
+      if (link.status !== IN_TRANSACTION) continue;
+      this.replies.expect("Query", link, [], undefined).silent = true;
+      this.out.send(link, anyQuery);
+    }
+  }
+
+  /** A text that ends the transaction may begin another, which is the write node's alone. */
+  #endElsewhere(): void {
+    for (const link of this.replies.links) {
+      if (link === undefined || link === this.#writeLink) continue;
+      if (link.status !== IDLE && !link.inSegment) this.#extended.endTransaction(link);
+    }
+  }
+
+  /** A BEGIN behind work of its own segment, which becomes part of its transaction. */
+  #lateBegin: Owed | undefined;
+
+  /**
+   * COMMIT, ROLLBACK and what belongs to a transaction mean nothing to a node that has none (spec
+   * load-balance.md 4.1): it began within a longer text, and so on the write node alone. An open
+   * segment is one, which ROLLBACK undoes.
+   */
+  targetsOf(
     facts: StatementFacts,
     links: readonly NodeLink[],
     main: NodeLink,
   ): readonly NodeLink[] {
-    if (links.length === 1 || !endsTransaction(facts)) return links;
-    return links.filter((link) => link === main || link.status !== IDLE);
+    const ends = endsTransaction(facts);
+    if (links.length === 1 || !(this.inTransaction || ends)) return links;
+    return links.filter(
+      (link) => link === main || link.status !== IDLE || (ends && link.inSegment),
+    );
   }
 
   #sendQuery(
@@ -322,47 +515,101 @@ export class Session implements ReplyEvents, Desk {
     }
   }
 
-  /** A statement that PREPARE made elsewhere lives on the write node from now on. */
-  #prepareAgain({ name, sql }: Reprepare): void {
-    const owed = this.replies.expect("Query", this.#writeLink, [], undefined);
-    owed.silent = true;
-    owed.errorsShow = true;
-    this.out.send(this.#writeLink, queryMessage(sql));
-    this.router.session.prepared.set(name, { nodes: [this.#writeLink.id], sql });
-  }
-
-  #answer(why: string, sql: string, facts: StatementFacts): void {
+  #answer(why: ProxyReason, sql: string, facts: StatementFacts): boolean {
+    this.#extended.querySent(facts);
     if (why === "failed_transaction") {
       this.replies.toClient(transactionFailed);
       this.replies.toClient(readyForQuery("E"));
-      return;
+      return true;
     }
-    this.ports.noteStatement(sql, facts);
-    this.replies.toClient(this.ports.answer(sql, facts));
+    const explained = explainedBy(facts);
+    const table = explained === undefined ? undefined : this.explain(explained, "simple");
+    if (explained !== undefined && table === undefined) return false;
+    this.ports.noteStatement(sql);
+    const answer =
+      table === undefined ? this.ports.answer(sql, facts) : encodeTable(table, ROUTE_TYPE);
+    this.replies.toClient(answer);
     this.replies.toClient(readyForQuery(statusLetter(this.replies.status())));
+    return true;
+  }
+
+  #deallocateOwn(facts: StatementFacts): true {
+    this.#extended.querySent(facts);
+    this.#extended.noteSqlDone(facts);
+    this.replies.toClient(commandComplete("DEALLOCATE"));
+    this.replies.toClient(readyForQuery(statusLetter(this.replies.status())));
+    return true;
+  }
+
+  explain(sql: string, protocol: Protocol): Table | undefined {
+    const facts = this.router.facts(sql);
+    const foreseen = this.router.foresee(facts, sql, protocol);
+    if (foreseen.kind === "ask") {
+      this.#extended.ask(foreseen.questions, protocol, false);
+      return undefined;
+    }
+    const { route, why } = foreseen;
+    if (route.kind === "proxy") return routeTable(why, []);
+    const bound = this.#extended.boundTo(facts, route, protocol);
+    const links = bound?.links ?? this.linksOf(route.nodes);
+    const main = this.speaker(links);
+    const again = route.reprepare;
+    const first = again && (again.sql ?? `the Parse of "${again.name}"`);
+    const targets = this.targetsOf(facts, links, main).map((link) => ({
+      node: link.id,
+      role: this.router.roleOf(link.id),
+      instead: link === main ? undefined : route.otherNodesSql,
+      first,
+    }));
+    return routeTable(bound === undefined ? why : { ...why, why: bound.why, rule: "" }, targets);
   }
 
   #functionCall(at: number, end: number): boolean {
     const link = this.#writeLink;
     if (!this.mayFollow([link], link)) return this.waitDrained();
+    if (this.cache?.mayGo(undefined) === false) return false;
+    this.cache?.sentUnknown();
     this.replies.expect("FunctionCall", link, [], undefined);
     this.out.pass(link, at, end);
     return true;
   }
 
-  /** COPY reads this message and fails of it, once it is certain that COPY is what reads. */
-  #outOfPlace(at: number, end: number): boolean {
-    if (!this.copying) return this.waitDrained();
-    this.out.passAll(this.copyLinks, at, end);
-    this.copyLinks = noLinks;
+  // ---------------------------------------------------------------- COPY
+
+  #passCopy(at: number, end: number): void {
+    const { links } = this.copyIn;
+    if (links.length > 0) this.out.passAll(links, at, end);
+  }
+
+  /**
+   * COPY reads this message and fails of it, once it is certain that COPY is what reads. It may have
+   * failed before of something else; then the message stands on its own, and only now can it be
+   * known where it goes. So another goes ahead that does nothing.
+   */
+  #outOfPlace(type: number, at: number, end: number): boolean {
+    const { copyIn } = this;
+    if (copyIn.probing) return false;
+    if (!copyIn.reading) return this.waitDrained();
+    if (copyIn.needsProbe) {
+      const owed = this.replies.expect(
+        "Query",
+        this.speaker(copyIn.links),
+        copyIn.links,
+        undefined,
+      );
+      owed.silent = true;
+      for (const link of copyIn.links) this.out.send(link, emptyQuery);
+      copyIn.probe(owed, type);
+      return false;
+    }
+    this.#passCopy(at, end);
+    this.discarding = true; // in the extended protocol nothing more is read before Sync
+    copyIn.ended();
     return true;
   }
 
   noteCopy(owed: Owed, facts: StatementFacts, links: readonly NodeLink[]): void {
-    if (!readsCopyData(facts)) return;
-    this.copyLinks = links;
-    this.copying = false;
-    this.#copyOwed = owed;
+    if (mayReadCopyData(facts)) this.copyIn.expect(owed, links, mayHoldSeveral(facts));
   }
 
   // ---------------------------------------------------------------- waiting and order
@@ -396,10 +643,23 @@ export class Session implements ReplyEvents, Desk {
 
   /** Whether a message for `links` may go out while earlier answers are still owed. */
   mayFollow(links: readonly NodeLink[], main: NodeLink): boolean {
+    if (this.#writeLink.lost && this.#needsWriteNode(links)) return false;
+    if (this.#judged.size > 0 && links.some((link) => this.#judged.has(link))) return false;
     if (this.replies.empty) return true;
     if (this.#holding || links.length > 1 || !this.replies.onlyOwedBy(main)) return false;
     // A read outside of the transaction must not go on as if it had not failed.
     return main === this.#writeLink || main.status === this.#writeLink.status;
+  }
+
+  /**
+   * The node that takes writes is gone, and this is not part of what it took with it: the message
+   * waits until there is another one.
+   */
+  #needsWriteNode(links: readonly NodeLink[]): boolean {
+    const lost = this.#writeLink;
+    if (lost.status !== IDLE || lost.inSegment || !links.includes(lost)) return false;
+    if (this.replies.empty) this.ports.writeNodeNeeded();
+    return true;
   }
 
   holdNext(): void {
@@ -413,7 +673,26 @@ export class Session implements ReplyEvents, Desk {
     return false;
   }
 
+  /**
+   * A cancel request. A statement that waits for a node that takes writes fails of it, as one that a
+   * server is executing would; what it would have written is not lost but was never begun. Returns
+   * whether one was waiting.
+   */
+  cancelWaiting(): boolean {
+    const waiting = this.#backlog[0];
+    const isWaiting = this.#stalled && !this.#walking && this.replies.empty && this.#writeLink.lost;
+    if (!isWaiting || waiting === undefined || waiting[0] === 0x53) return false;
+    this.dropStalled();
+    if (waiting[0] === 0x51 || waiting[0] === 0x46) {
+      this.replies.toClient(cancelled);
+      this.replies.toClient(readyForQuery(statusLetter(this.replies.status())));
+    } else this.#extended.refuse(cancelled);
+    this.#goOn();
+    return true;
+  }
+
   dropStalled(): void {
+    this.#observedStalled = false;
     const rest = this.#backlog[0];
     if (rest !== undefined) this.#backlog[0] = rest.subarray(1 + int32(rest, 1));
   }
@@ -426,8 +705,10 @@ export class Session implements ReplyEvents, Desk {
 
   /** Nothing is owed any more: what waited goes on. */
   drained(): void {
+    this.cache?.drained();
     this.#holding = false;
-    this.#dropDiverged();
+    this.copyIn.drained();
+    this.#dropLeaving();
     if (this.#ended) return;
     this.#followWriteNode();
     if (this.#endStrayTransactions()) return;
@@ -436,6 +717,10 @@ export class Session implements ReplyEvents, Desk {
       return;
     }
     this.#goOn();
+  }
+
+  resume(): void {
+    if (!this.#ended) this.#goOn();
   }
 
   /** Reads again from where the session stalled; it may stall there again. */
@@ -459,6 +744,7 @@ export class Session implements ReplyEvents, Desk {
     for (const link of this.replies.links) {
       if (link === undefined || link.status === IDLE || link.inSegment) continue;
       this.replies.expect("Query", link, this.linksOf([link.id]), undefined).silent = true;
+      this.#observer?.toNode(link.id, "COMMIT");
       this.out.send(link, commitMessage);
     }
     return !this.replies.empty;
@@ -467,11 +753,19 @@ export class Session implements ReplyEvents, Desk {
   /** Another node has become the primary: between transactions the session goes over to it. */
   #followWriteNode(): void {
     const { writeNode } = this.router;
-    if (writeNode === undefined || writeNode === this.#writeLink.id || this.inTransaction) return;
+    const from = this.#writeLink;
+    if (writeNode === undefined || writeNode === from.id || this.inTransaction) return;
     const link = this.replies.links[writeNode];
-    if (link === undefined) return;
+    if (link === undefined || link.lost || (from.lost && from.inSegment)) return;
+    if (from.lost) this.replies.drop(from);
+    this.#writesGoTo(link);
+  }
+
+  #writesGoTo(link: NodeLink): void {
+    const from = this.#writeLink;
     this.#writeLink = link;
     this.replies.statusLink = link;
+    this.ports.writeNodeMoved(from, link);
   }
 
   // ---------------------------------------------------------------- what the nodes say
@@ -486,15 +780,15 @@ export class Session implements ReplyEvents, Desk {
   }
 
   settled(owed: Owed): void {
-    if (owed === this.#copyOwed) {
-      this.#copyOwed = undefined;
-      this.copyLinks = noLinks;
-      this.copying = false;
-    }
+    this.cache?.settled(owed);
+    this.copyIn.settled(owed);
     switch (owed.kind) {
       case "Query":
         this.router.noteReady(statusLetter(this.#writeLink.status));
+        if (!owed.silent) this.#extended.noteForgotten(owed);
         if (!owed.silent && !owed.failed) this.noteDone(owed, owed.subject as StatementFacts);
+        if (owed === this.#lateBegin && !owed.failed) this.noteWrite(owed);
+        this.#extended.queryEnded(owed.failed);
         break;
       case "FunctionCall":
         this.router.noteReady(statusLetter(this.#writeLink.status));
@@ -523,7 +817,7 @@ export class Session implements ReplyEvents, Desk {
 
   /** One transaction to the client is one on each node: when it has failed on one, it fails on all. */
   #failTogether(): void {
-    this.router.noteError(true);
+    this.router.noteError(this.#writeLink.status === FAILED ? "write_node" : "elsewhere", true);
     for (const link of this.replies.links) {
       if (link?.status === IN_TRANSACTION && !link.skipping) this.#extended.failTransaction(link);
     }
@@ -534,41 +828,71 @@ export class Session implements ReplyEvents, Desk {
   }
 
   noteDone(owed: Owed, facts: StatementFacts): void {
+    this.#noteDone(owed, facts);
+    if (facts.statement.kind !== "execute" || facts.multiStatement) return;
+    for (const executed of this.#extended.executedBy(facts)) this.#noteDone(owed, executed.facts);
+  }
+
+  #noteDone(owed: Owed, facts: StatementFacts): void {
     const nodes = facts.prepares.length === 0 ? noNodes : owed.links.map(({ id }) => id);
     this.router.noteDone(facts, nodes);
+    if (facts.counter === "select") this.cache?.noteSelect();
     this.#extended.noteSqlDone(facts);
+    this.#left = leftAfter(this.#left, facts);
   }
 
   failed(owed: Owed, link: NodeLink, frame: Uint8Array): void {
     if (owed.silent && !owed.errorsShow) return;
-    this.ports.noteError(link, frame);
+    if (this.copyIn.probeRead(owed, frame)) this.dropStalled();
+    this.ports.noteError(link, frame, owed.kind === "Query");
     const { writeLink } = this;
     if (link !== writeLink && writeLink.status === IN_TRANSACTION && !writeLink.skipping) {
       this.#extended.failTransaction(writeLink);
     }
-    this.router.noteError(this.#writeLink.status !== IDLE || link.status !== IDLE);
+    const where = link === writeLink ? "write_node" : "elsewhere";
+    this.router.noteError(where, writeLink.status !== IDLE || link.status !== IDLE);
     this.#extended.failed(owed, link);
   }
 
-  #diverged: NodeLink[] = [];
+  readonly #leaving: { readonly link: NodeLink; readonly why: string }[] = [];
   diverged(link: NodeLink): void {
-    this.#diverged.push(link);
+    this.#leaving.push({ link, why: "its answer differs from the main node's" });
+  }
+
+  /** An operator has detached a node: what it is doing for this session it may finish. */
+  retire(link: NodeLink): void {
+    const why = "the node was detached";
+    const isFree = link.queue.size === 0 && !link.inSegment;
+    if (isFree || link === this.#writeLink) this.nodeLost(link, why);
+    else this.#leaving.push({ link, why });
   }
 
   /** A node that failed where the main node did not would answer later reads from another state. */
-  #dropDiverged(): void {
-    if (this.#diverged.length === 0) return;
-    for (const link of this.#diverged.splice(0)) {
+  #dropLeaving(): void {
+    if (this.#leaving.length === 0) return;
+    for (const { link, why } of this.#leaving.splice(0)) {
+      if (this.replies.links[link.id] !== link) continue;
       this.replies.drop(link);
       this.router.lost(link.id);
-      this.ports.dropped(link, "its answer differs from the main node's");
+      this.ports.dropped(link, why);
     }
     this.nodeDrained(); // if it was one of these that took no more, nobody else would say so
   }
 
   broken(link: NodeLink): void {
-    this.nodeLost(link, "invalid message length from backend");
+    const why = "invalid message length from backend";
+    // Nobody knows what a server that talks nonsense has done: no stand-in could speak for it.
+    if (link === this.#writeLink) this.#endLost(link, why, link.fatal);
+    else this.nodeLost(link, why);
   }
+
+  /** Whether the server goes down or an administrator ended this session shows in a moment. */
+  farewell(link: NodeLink, frame: Uint8Array): boolean {
+    if (this.#transparent) return false;
+    this.#farewells.set(link, frame.slice());
+    return true;
+  }
+  readonly #farewells = new Map<NodeLink, Uint8Array>();
 
   unasked(link: NodeLink): boolean {
     return link === this.#writeLink && link.fatal;
@@ -576,6 +900,7 @@ export class Session implements ReplyEvents, Desk {
 
   parameterStatus(link: NodeLink, frame: Uint8Array): boolean {
     this.ports.parameterStatus(link, frame);
+    this.cache?.parameterChanged(link);
     if (link !== this.#writeLink) return false;
     this.#noteParameter(frame);
     return true;
@@ -586,10 +911,8 @@ export class Session implements ReplyEvents, Desk {
     if (name === "standard_conforming_strings") this.router.standardStrings = value !== "off";
   }
 
-  copyIn(owed: Owed): void {
-    if (owed !== this.#copyOwed) return;
-    this.copying = true;
-    this.#goOn();
+  copyBegan(owed: Owed): void {
+    if (this.copyIn.began(owed)) this.#goOn();
   }
 
   /**
@@ -605,24 +928,124 @@ export class Session implements ReplyEvents, Desk {
       this.#finish({ kind: "broken", why: message });
       return;
     }
-    const unanswered = this.replies.drop(link);
-    this.router.lost(link.id);
-    this.ports.dropped(link, message);
     if (link === this.#writeLink) {
-      const told = link.fatal || this.replies.midMessage;
-      if (!told) this.replies.toClient(connectionLost("FATAL", link, message));
-      this.#finish({ kind: "broken", why: message });
+      this.#writeNodeLost(link, message);
       return;
     }
+    if (this.#judged.has(link)) {
+      this.#leaveOut(link, message);
+      return;
+    }
+    this.router.lost(link.id);
+    this.ports.dropped(link, message);
     this.nodeDrained(); // it may be the one that took no more
+    if (this.#farewells.has(link)) {
+      this.replies.replace(link, nobody);
+      this.#judged.set(link, message);
+      this.ports.saidGoodbye(link);
+    } else this.#leaveOut(link, message);
+  }
+  /** Standbys that have said goodbye, until the verdict; and how they were lost. */
+  readonly #judged = new Map<NodeLink, string>();
+
+  /** The session goes on without this standby. */
+  #leaveOut(link: NodeLink, message: string): void {
+    this.#judged.delete(link);
+    this.#farewells.delete(link);
+    const unanswered = this.replies.drop(link);
     if (unanswered.length > 0) this.#answerInPlace(link, unanswered, message);
     this.replies.proceed();
+    this.nodesChanged();
+  }
+
+  /**
+   * A stand-in answers what was under way and what is left of the transaction; then the session goes
+   * on with the next node that takes writes. Unless more is lost than that: then it is over.
+   */
+  #writeNodeLost(link: NodeLink, message: string): void {
+    if (link.lost) return;
+    this.cache?.abandoned(link);
+    this.router.lost(link.id);
+    this.ports.dropped(link, message);
+    const saidGoodbye = this.#farewells.has(link);
+    const told = link.fatal && !saidGoodbye;
+    if (told || this.#transparent || this.#left === "state") {
+      this.#endLost(link, message, told);
+      return;
+    }
+    const standIn = new StandIn({
+      link,
+      why: message,
+      deliver: (bytes) => this.#heardInstead(link, bytes),
+      soon: (task) => this.ports.soon(task),
+    });
+    this.replies.replace(link, standIn);
+    this.#standIn = standIn;
+    this.nodeDrained(); // it may be the one that took no more
+    if (saidGoodbye) this.ports.saidGoodbye(link);
+    else standIn.begin();
+  }
+  #standIn: StandIn | undefined;
+
+  #endLost(link: NodeLink, message: string, told: boolean): void {
+    if (!told && !this.replies.midMessage) {
+      const words = this.#farewells.get(link) ?? connectionLost("FATAL", link, message);
+      this.replies.toClient(words);
+    }
+    this.#finish({ kind: "broken", why: message });
+  }
+
+  /** Whether the server that said goodbye is still there: then this session was meant, and is over. */
+  verdict(link: NodeLink, isAlive: boolean): void {
+    if (this.#ended || this.replies.links[link.id] !== link) return;
+    const lostStandby = this.#judged.get(link);
+    if (isAlive) this.#endLost(link, "terminated by an administrator", false);
+    else if (lostStandby !== undefined) this.#leaveOut(link, lostStandby);
+    else if (link === this.#writeLink) this.#standIn?.begin();
+    this.#farewells.delete(link);
+  }
+
+  #heardInstead(link: NodeLink, bytes: Uint8Array): void {
+    if (this.#ended) return;
+    if (link.bodyLeft > 0 && link.bodyForward) {
+      this.#finish({ kind: "broken", why: "lost in the middle of a message" });
+      return;
+    }
+    this.replies.receiveInstead(link, bytes);
+  }
+
+  /** The cluster is not what it was: a statement that waits for a node to write to may go on. */
+  nodesChanged(): void {
+    if (this.#ended || !this.replies.empty || this.#walking) return;
+    this.#followWriteNode();
+    this.#goOn();
+  }
+
+  /** Whether all that this session is made of can be had on a new connection. */
+  get leftNothing(): boolean {
+    return this.#left === "nothing";
+  }
+  #left: Leaves = "nothing";
+
+  /**
+   * A new connection takes the place of one that was lost. Only between transactions, while nothing
+   * is owed; `nodesChanged` is to follow when the sink's bytes find their way to `fromNode`.
+   */
+  adopt(id: NodeLink["id"], sink: ByteSink): NodeLink {
+    const before = this.replies.links[id];
+    if (before !== undefined) this.replies.drop(before);
+    const link = this.replies.attach(id, sink);
+    this.#alones[id] = undefined;
+    this.router.regained(id);
+    this.cache?.connected(link);
+    if (before === this.#writeLink) this.#writesGoTo(link);
+    return link;
   }
 
   #answerInPlace(link: NodeLink, unanswered: readonly string[], message: string): void {
     const inTransaction = this.#writeLink.status === IN_TRANSACTION;
     if (inTransaction) {
-      this.router.noteError(true);
+      this.router.noteError("elsewhere", true);
       this.#extended.failTransaction(this.#writeLink);
     }
     const status = statusLetter(this.replies.status());
@@ -641,7 +1064,8 @@ export class Session implements ReplyEvents, Desk {
   // ---------------------------------------------------------------- the end
 
   #terminate(): boolean {
-    if (this.copyLinks.length > 0) {
+    if (this.copyIn.links.length > 0) {
+      if (this.copyIn.mayBeOver && !this.replies.empty) return this.waitDrained();
       // Servers that wait for data would answer nothing: their connections are given up.
       this.#finish({ kind: "broken", why: "the client left in the middle of COPY" });
       return true;
@@ -670,6 +1094,7 @@ export class Session implements ReplyEvents, Desk {
   #finish(end: SessionEnd): void {
     if (this.#ended) return;
     this.#ended = true;
+    this.cache?.ended();
     this.out.flush();
     this.ports.ended(end);
   }
@@ -704,19 +1129,4 @@ function isSmall(type: number): boolean {
     default:
       return false;
   }
-}
-
-function endsTransaction(facts: StatementFacts): boolean {
-  const { statement } = facts;
-  if (statement.kind !== "transaction") return false;
-  return statement.control.kind === "commit" || statement.control.kind === "rollback";
-}
-
-function connectionLost(severity: "ERROR" | "FATAL", link: NodeLink, message: string): Uint8Array {
-  return errorResponse({
-    severity,
-    code: "57P01",
-    message: `unable to read data from DB node ${link.id}`,
-    detail: message,
-  });
 }

@@ -176,6 +176,12 @@ export class LogIn {
     return logIn;
   }
 
+  /** The client is being asked something: it must not be left in the middle. */
+  get isAsking(): boolean {
+    return this.#asking > 0;
+  }
+  #asking = 0;
+
   /** What answers a backend that demands something. */
   secretFor(demand: BackendDemand): Promise<BackendSecret> {
     let secret = this.#secrets.get(demand);
@@ -190,9 +196,14 @@ export class LogIn {
   }
 
   async #secretFor(demand: BackendDemand): Promise<BackendSecret> {
-    const found = await this.#converse(secretForDemand(demand, this.#access, this.#proof));
-    this.#proof = found.proof;
-    return found.secret;
+    this.#asking++;
+    try {
+      const found = await this.#converse(secretForDemand(demand, this.#access, this.#proof));
+      this.#proof = found.proof;
+      return found.secret;
+    } finally {
+      this.#asking--;
+    }
   }
 
   /** The secret that answered `demand`, once it did: kept with the connections that it opened. */

@@ -2,7 +2,9 @@
  * Prepared statements and portals as the client knows them, and the nodes that know them too.
  * A statement is prepared where its Parse went; a Bind that goes elsewhere takes it along.
  */
+import type { RouteReason } from "../../core/routing/reasons.ts";
 import type { StatementFacts } from "../../core/sql/facts.ts";
+import { byteText } from "./messages.ts";
 import type { NodeLink } from "./replies.ts";
 
 export class Prepared {
@@ -21,12 +23,23 @@ export class Prepared {
   readonly serial: number;
   /** What the name stood for before: it does so again if this Parse is never read. */
   previous: Prepared | undefined;
+  /**
+   * For the query cache: how often definitions had changed when a server has last parsed or executed
+   * it, and when it was sent last. A plan from before a change may be refused, as its result is another.
+   */
+  definitions = 0;
+  sentUnder = 0;
   /** A node has said that it is parsed. Until then a later segment cannot count on it. */
   confirmed = false;
-  readonly parsedIn: number;
+  /** Nobody here has seen its Parse: SQL made it on the write node, if anybody has. */
+  isHearsay = false;
+  /** What each Bind must add to the client's parameters (core/sql/rewrite.ts). */
+  added: readonly string[] = [];
+  parsedIn: number;
   /** The segment (messages up to a Sync) in which it was last routed, and where it went. */
   segment: number;
   links: readonly NodeLink[];
+  why: RouteReason;
 
   constructor(options: {
     readonly name: string;
@@ -39,6 +52,7 @@ export class Prepared {
     readonly serial: number;
     readonly segment: number;
     readonly links: readonly NodeLink[];
+    readonly why: RouteReason;
   }) {
     this.name = options.name;
     this.sql = options.sql;
@@ -51,6 +65,7 @@ export class Prepared {
     this.parsedIn = options.segment;
     this.segment = options.segment;
     this.links = options.links;
+    this.why = options.why;
     for (const link of options.links) this.on.push(link);
   }
 
@@ -58,18 +73,37 @@ export class Prepared {
     return this.#chunk.subarray(this.#from, this.#to);
   }
 
+  /** The types of its parameters as Parse gave them, for comparing. */
+  get parameterTypes(): string {
+    if (this.#parameterTypes === undefined) {
+      const sqlAt = this.#chunk.indexOf(0, this.#from + 5) + 1;
+      const typesAt = this.#chunk.indexOf(0, sqlAt) + 1;
+      this.#parameterTypes = byteText(this.#chunk, typesAt, this.#to);
+    }
+    return this.#parameterTypes;
+  }
+  #parameterTypes: string | undefined;
+
   forget(link: NodeLink): void {
     const index = this.on.indexOf(link);
     if (index >= 0) this.on.splice(index, 1);
   }
 }
 
-export type Portal = {
+export class Portal {
   readonly statement: Prepared;
   readonly links: readonly NodeLink[];
+  readonly why: RouteReason;
   /** The segment in which it was bound; 0 when something may have closed it since. */
   segment: number;
-};
+
+  constructor(statement: Prepared, links: readonly NodeLink[], why: RouteReason, segment: number) {
+    this.statement = statement;
+    this.links = links;
+    this.why = why;
+    this.segment = segment;
+  }
+}
 
 /** Names and what they stand for; the unnamed one is replaced without being closed. */
 export class Names<T> {
@@ -78,6 +112,11 @@ export class Names<T> {
 
   get(name: string): T | undefined {
     return name === "" ? this.#unnamed : this.#named.get(name);
+  }
+
+  /** Of those with a name, the one whose name is the newest. */
+  get last(): T | undefined {
+    return [...this.#named.values()].at(-1);
   }
 
   set(name: string, value: T): void {
@@ -92,6 +131,11 @@ export class Names<T> {
 
   clear(): void {
     this.#unnamed = undefined;
+    if (this.#named.size > 0) this.#named.clear();
+  }
+
+  /** What DEALLOCATE ALL and DISCARD ALL drop: the unnamed statement outlives them. */
+  clearNamed(): void {
     if (this.#named.size > 0) this.#named.clear();
   }
 
@@ -137,7 +181,8 @@ export class PreparedNames extends Names<Prepared> {
     for (const link of links) statement.forget(link);
     if (statement.on.length > 0) return;
     const { name } = statement;
-    const before = skipped || name !== "" ? statement.previous : undefined;
+    if (!skipped && name === "") statement.previous = undefined;
+    const before = statement.previous;
     let later = this.get(name);
     if (later === statement) {
       if (before === undefined) this.delete(name);

@@ -9,9 +9,10 @@ const quiet: ReplyEvents = {
   diverged() {},
   broken() {},
   unasked: () => false,
+  farewell: () => false,
   parameterStatus: () => false,
   drained() {},
-  copyIn() {},
+  copyBegan() {},
 };
 
 test("a message of our own never stands inside of a server's", () => {
