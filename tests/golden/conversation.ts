@@ -3,12 +3,18 @@
  * an empty line, is the record: what each node was sent and what the client was told, in order, as
  * PQtrace prints it. `GOLDEN=write bun test tests/golden` writes the records anew, for review.
  *
- *     nodes 2, setting = value, …    a new session; node 0 is the primary, reads go to node 1
+ *     nodes 2, setting = value, …    a new session; node 0 is the primary, reads go to node 1; `mode`
+ *                                    is the clustering mode
  *     client Q SELECT 1 | S          what the client says, in one chunk
  *     client/3 Q SELECT 1            the same in pieces of three bytes
+ *     client cancels                 by a request on another connection
  *     node 1                         a node answers what it has received
  *     node 1/3, node 1 one           in pieces of three bytes; one message only
  *     node 1 says Notice text        what nobody asked for
+ *     node 1 is detached             by an operator, while it works
+ *     node 0 is gone, is back        its connection is closed; there is a new one
+ *     node 0 is alive, is down       whether the server that said goodbye still takes connections
+ *     failover, primary 1            the control plane looks for a primary; it has found one
  *     nodes                          all of them, until nobody has anything to say
  *
  * Messages: Q sql, P name sql, B portal statement values…, D S|P name, E portal rows, C S|P name,
@@ -52,9 +58,11 @@ class Play {
   constructor(setup = "2") {
     const [count, ...settings] = setup.split(",").map((part) => part.trim());
     const pairs = settings.map((setting) => setting.split("=").map((word) => word.trim()));
+    const { mode, ...others } = Object.fromEntries(pairs);
     this.#stage = new Stage({
       nodes: Number(count),
-      settings: Object.fromEntries(pairs),
+      mode,
+      settings: others,
       onNode: (id, bytes) => this.#note(`to ${id}`, bytes, traceFrontend),
       onClient: (bytes) => this.#note("client", bytes, traceBackend),
     });
@@ -73,8 +81,11 @@ class Play {
       case "nodes":
         this.#stage.settle();
         break;
+      case "failover":
+        this.#stage.failOver();
+        break;
       case "primary":
-        this.#stage.state = { ...this.#stage.state, primary: this.#nodeAt(rest).link.id };
+        this.#stage.promote(this.#nodeAt(rest));
         break;
       default:
         throw new Error(`nobody is called ${actor}`);
@@ -83,7 +94,9 @@ class Play {
 
   /** What has happened since, indented; what the session itself decided comes last. */
   takeRecord(): string[] {
-    const { dropped, ended } = this.#stage;
+    this.#stage.runTasks();
+    const { dropped, ended, noted } = this.#stage;
+    this.#record.push(...noted.splice(0));
     for (const line of dropped.slice(this.#dropped)) this.#record.push(`dropped ${line}`);
     this.#dropped = dropped.length;
     if (ended !== undefined && !this.#ended) {
@@ -100,6 +113,9 @@ class Play {
     } else if (words === "has read") {
       client.full = false;
       session.clientDrained();
+      this.#pauses();
+    } else if (words === "cancels") {
+      session.cancelWaiting();
       this.#pauses();
     } else if (words === "leaves") {
       session.end({ kind: "broken", why: "the client closed the connection" });
@@ -137,8 +153,7 @@ class Play {
         this.#stage.arrive(node);
         break;
       case "is":
-        node.gone = true;
-        this.#stage.session.nodeLost(node.link, "server closed the connection unexpectedly");
+        this.#isNow(node, rest);
         break;
       case "reads":
         node.sink.full = true;
@@ -151,6 +166,16 @@ class Play {
         throw new Error(`no node can ${verb}`);
     }
     this.#pauses();
+  }
+
+  #isNow(node: StageNode, what: string): void {
+    const { session } = this.#stage;
+    if (what === "gone") {
+      node.gone = true;
+      session.nodeLost(node.link, "server closed the connection unexpectedly");
+    } else if (what === "detached") session.retire(node.link);
+    else if (what === "back") this.#stage.renew(node.id);
+    else session.verdict(node.link, what === "alive");
   }
 
   /** Who is not read from at the moment. */

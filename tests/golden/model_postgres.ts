@@ -6,7 +6,7 @@
 
 import { encodeBackend } from "../../core/wire/backend.ts";
 import { type Frame, FrameDecoder } from "../../core/wire/frame.ts";
-import { decodeFrontend, type FrontendMessage } from "../../core/wire/frontend.ts";
+import { decodeFrontend, encodeFrontend, type FrontendMessage } from "../../core/wire/frontend.ts";
 import { decodeText, encodeText } from "../../core/wire/text.ts";
 import {
   duplicateCursor,
@@ -27,6 +27,18 @@ type Of<Kind extends FrontendMessage["kind"]> = Extract<FrontendMessage, { kind:
 /** A dialogue that is given one message each time it asks. */
 type Dialogue = Generator<undefined, void, FrontendMessage>;
 
+/** Errors that come in the place of what would have been said, by how much was said before. */
+export type Losses = ReadonlyMap<number, Uint8Array>;
+
+class Lost extends ModelError {
+  readonly told: Uint8Array;
+
+  constructor(told: Uint8Array) {
+    super("57P01", "lost");
+    this.told = told;
+  }
+}
+
 export class ModelPostgres {
   readonly sql: SqlSession;
   readonly processId: number;
@@ -38,13 +50,17 @@ export class ModelPostgres {
   /** Of a COPY that has failed or ended: data that were on their way are ignored, once. */
   #copied = false;
   readonly #told = new Map<string, string>();
+  readonly #losses: Map<number, Uint8Array>;
+  #count = 0;
   terminated = false;
 
   constructor(options: {
     readonly store: ModelStore;
     readonly standby?: boolean;
     readonly processId?: number;
+    readonly losses?: Losses;
   }) {
+    this.#losses = new Map(options.losses);
     this.sql = new SqlSession({ store: options.store, readOnly: options.standby ?? false });
     this.processId = options.processId ?? 1;
     for (const [name, value] of this.sql.reported()) this.#told.set(name, value);
@@ -78,6 +94,16 @@ export class ModelPostgres {
   }
 
   #say(...[message]: Parameters<typeof encodeBackend>): void {
+    if (!asides.has(message.kind)) {
+      const lost = this.#losses.get(this.#count);
+      this.#losses.delete(this.#count);
+      if (lost !== undefined && message.kind !== "ErrorResponse") throw new Lost(lost);
+      this.#count++;
+      if (lost !== undefined) {
+        this.#said.push(lost);
+        return;
+      }
+    }
     this.#said.push(encodeBackend(message));
   }
 
@@ -180,7 +206,10 @@ export class ModelPostgres {
         case "Sync":
           break;
         default:
-          throw new ModelError("08P01", `unexpected message ${message.kind} during COPY`);
+          throw new ModelError(
+            "08P01",
+            `unexpected message type ${hexType(message)} during COPY from stdin`,
+          );
       }
     }
   }
@@ -219,8 +248,8 @@ export class ModelPostgres {
     const plan = planOf(sql);
     this.sql.refuseWhenFailed(plan);
     if (this.sql.statements.has(name)) throw duplicateStatement(name);
+    this.#say({ kind: "ParseComplete" }); // or is lost, and has made nothing
     this.sql.statements.set(name, plan);
-    this.#say({ kind: "ParseComplete" });
   }
 
   #bind({ portal: name, statement, parameters }: Of<"Bind">): void {
@@ -239,8 +268,8 @@ export class ModelPostgres {
     if (name === "") sql.portals.delete("");
     else if (sql.portals.has(name)) throw duplicateCursor(name);
     const values = parameters.map((value) => (value === null ? "" : decodeText(value)));
-    sql.portals.set(name, newPortal(name, plan, values, sql.depth));
     this.#say({ kind: "BindComplete" });
+    sql.portals.set(name, newPortal(name, plan, values, sql.depth));
   }
 
   #describe({ target, name }: Of<"Describe">): void {
@@ -328,7 +357,10 @@ export class ModelPostgres {
     this.#warnings();
     this.sql.abort();
     const { code, message } = error;
-    this.#say({ kind: "ErrorResponse", fields: fieldsOf("ERROR", code, message) });
+    if (error instanceof Lost) {
+      this.#count++;
+      this.#said.push(error.told);
+    } else this.#say({ kind: "ErrorResponse", fields: fieldsOf("ERROR", code, message) });
   }
 
   #ready(): void {
@@ -342,9 +374,24 @@ export class ModelPostgres {
         this.#say({ kind: "NotificationResponse", processId: 1, channel, payload: "" });
       }
     }
-    this.#say({ kind: "ReadyForQuery", status: this.sql.status });
+    try {
+      this.#say({ kind: "ReadyForQuery", status: this.sql.status });
+    } catch (error) {
+      this.#fail(error);
+      this.#say({ kind: "ReadyForQuery", status: this.sql.status });
+    }
   }
 }
+
+/** What answers nothing: a client can count on none of it while servers are lost. */
+export const asides: ReadonlySet<string> = new Set([
+  "NoticeResponse",
+  "NotificationResponse",
+  "ParameterStatus",
+]);
+
+/** As PostgreSQL names a message: by its type. */
+const hexType = (message: FrontendMessage) => `0x${encodeFrontend(message)[0]?.toString(16)}`;
 
 function fieldsOf(severity: string, code: string, message: string) {
   return [

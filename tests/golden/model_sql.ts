@@ -17,6 +17,8 @@ export class ModelError extends Error {
 export class ModelStore {
   rows = 0;
   sequence = 0;
+  /** How often each INSERT was executed, whatever became of it. */
+  readonly executed = new Map<string, number>();
 }
 
 export type Plan = {
@@ -28,6 +30,7 @@ export type Plan = {
     | "series"
     | "nextval"
     | "insert"
+    | "deadlock"
     | "begin"
     | "commit"
     | "rollback"
@@ -36,6 +39,7 @@ export type Plan = {
     | "release"
     | "set"
     | "show"
+    | "prepare_transaction"
     | "prepare"
     | "execute"
     | "deallocate"
@@ -67,6 +71,7 @@ const grammar: readonly Row[] = [
   ["series", /^SELECT generate_series\(1, (\d+)\)$/, "rows"],
   ["nextval", /^SELECT nextval\('s'\)$/, "rows"],
   ["insert", /^INSERT INTO t VALUES \((\d+|\$1)\)$/],
+  ["deadlock", /^UPDATE busy SET n = 1$/],
   ["begin", /^BEGIN( ISOLATION LEVEL SERIALIZABLE)?$/],
   ["commit", /^COMMIT( AND CHAIN)?$/, "ends"],
   ["rollback", /^ROLLBACK( AND CHAIN)?$/, "ends"],
@@ -75,6 +80,7 @@ const grammar: readonly Row[] = [
   ["release", /^RELEASE (\w+)$/],
   ["set", /^SET (\w+) = '(\w*)'$/],
   ["show", /^SHOW (\w+)$/, "rows"],
+  ["prepare_transaction", /^PREPARE TRANSACTION '(\w+)'$/, "ends"],
   ["prepare", /^PREPARE (\w+) AS (.*)$/],
   ["execute", /^EXECUTE (\w+)$/, "rows"],
   ["deallocate", /^DEALLOCATE (\w+)$/],
@@ -86,7 +92,7 @@ const grammar: readonly Row[] = [
   ["close", /^CLOSE (\w+)$/],
   ["listen", /^LISTEN (\w+)$/],
   ["notify", /^NOTIFY (\w+)$/],
-  ["catalog", /^(SELECT (?:CASE WHEN|pg_catalog\.current_setting).*)$/s, "rows"],
+  ["catalog", /^(SELECT (?:CASE WHEN|\(SELECT pg_catalog\.|pg_catalog\.\w+\().*)$/s, "rows"],
 ];
 
 /** Parse analysis: what PostgreSQL would refuse at Parse is refused here. */
@@ -138,13 +144,19 @@ const defaults: ReadonlyMap<string, string> = new Map([
   ["transaction_isolation", "read committed"],
 ]);
 
-const executable: ReadonlySet<Plan["kind"]> = new Set(["value", "count", "series", "insert"]);
+const executable: ReadonlySet<Plan["kind"]> = new Set([
+  "value",
+  "count",
+  "series",
+  "insert",
+  "prepare",
+]);
 
 const reported: ReadonlySet<string> = new Set(["application_name"]);
 
 export class SqlSession {
   readonly #store: ModelStore;
-  readonly readOnly: boolean;
+  readOnly: boolean;
   readonly statements = new Map<string, Plan>();
   readonly portals = new Map<string, Portal>();
   /** Warnings to be sent before the answer. */
@@ -243,8 +255,13 @@ export class SqlSession {
         return one(String(++this.#store.sequence));
       case "insert":
         this.#write("INSERT");
+        if (value === "bad") throw new ModelError("23514", "new row violates a check constraint");
+        this.#store.executed.set(plan.sql, (this.#store.executed.get(plan.sql) ?? 0) + 1);
         this.#rows++;
         return done("INSERT 0 1");
+      case "deadlock":
+        this.#write("UPDATE");
+        throw new ModelError("40P01", "deadlock detected");
       case "copy_in":
         this.#write("COPY FROM");
         return done("COPY 0");
@@ -253,6 +270,7 @@ export class SqlSession {
       case "begin":
       case "commit":
       case "rollback":
+      case "prepare_transaction":
       case "savepoint":
       case "rollback_to":
       case "release":
@@ -310,6 +328,8 @@ export class SqlSession {
       case "commit":
       case "rollback":
         return this.#finish(plan.kind === "commit", word !== "");
+      case "prepare_transaction":
+        return this.#prepareTransaction();
       case "savepoint":
         this.#requireBlock("SAVEPOINT");
         this.#savepoints.push({ name: word, rows: this.#rows, settings: new Map(this.settings) });
@@ -340,6 +360,14 @@ export class SqlSession {
       this.settings.set("transaction_isolation", isolation);
     }
     return done(commits ? "COMMIT" : "ROLLBACK");
+  }
+
+  /** Nothing in these conversations commits it later: what was written in it is never seen. */
+  #prepareTransaction(): Result {
+    if (this.#block !== "open") return this.#finish(false, false);
+    this.#rows = 0;
+    this.#end(true);
+    return done("PREPARE TRANSACTION");
   }
 
   #rollBackTo(name: string): Result {
@@ -386,7 +414,7 @@ export class SqlSession {
         return this.run(known, []);
       }
       case "deallocate":
-        if (name === "ALL") this.statements.clear();
+        if (name === "ALL") this.#dropNamed();
         else if (!this.statements.delete(name)) throw unknownStatement(name);
         return done(name === "ALL" ? "DEALLOCATE ALL" : "DEALLOCATE");
       default:
@@ -394,12 +422,17 @@ export class SqlSession {
           const message = "DISCARD ALL cannot run inside a transaction block";
           throw new ModelError("25001", message);
         }
-        this.statements.clear();
+        this.#dropNamed();
         this.portals.clear();
         this.settings = new Map(defaults);
         this.#listening.clear();
         return done("DISCARD ALL");
     }
+  }
+
+  /** The unnamed statement is not SQL's to drop. */
+  #dropNamed(): void {
+    for (const name of this.statements.keys()) if (name !== "") this.statements.delete(name);
   }
 
   #cursor(plan: Plan, word: string): Result {
@@ -458,12 +491,22 @@ const series = (count: number): Result => ({
   tag: "",
 });
 
+const column =
+  /\(SELECT pg_catalog\.json_agg\(.*?"char"\[\]\)\)|CASE WHEN .*? END|pg_catalog\.current_setting\(|\(SELECT pg_catalog\.concat\(pg_catalog\.pg_client_encoding|pg_catalog\.json_build_object\('odd'|pg_catalog\.pg_last_wal_replay_lsn/gs;
+
 /** Answers to the proxy's own questions, one column each. */
 function catalogRow(sql: string, settings: ReadonlyMap<string, string>): readonly string[] {
-  const columns = sql.match(/CASE WHEN .*? END|pg_catalog\.current_setting\(/gs) ?? [];
+  const columns = sql.match(column) ?? [];
   return columns.map((column) => {
-    if (!column.startsWith("CASE")) return settings.get("transaction_isolation") ?? "";
-    if (column.includes("pg_temp_")) return "-";
+    if (column.includes("json_agg")) return "[]"; // the columns of a table: it has none
+    if (column.includes("current_setting")) return settings.get("transaction_isolation") ?? "";
+    if (column.includes("pg_client_encoding")) return "UTF8 settings";
+    if (column.includes("'odd'"))
+      return '{"odd" : false, "wild" : null, "kin" : null, "follows" : null}';
+    if (column.includes("wal")) return "0/10"; // nothing is behind
+    if (column.includes("relrowsecurity")) return ' ["t"]';
+    if (column.includes("prolang")) return "r";
+    if (/relpersistence \S+ 't'|pg_my_temp_schema/.test(column)) return "-";
     if (column.includes("provolatile")) return column.includes("'nextval'") ? "v" : "e";
     return "e";
   });
