@@ -40,8 +40,8 @@ export interface LogDestination {
   write(lines: string, severity?: LogSeverity): void;
   /** Says on standard error where the log goes from now on, and sends it there. */
   announce(log: Log): void;
-  /** Begins a new file now (`pcp_log_rotate`). Without log files it does nothing. */
-  rotate(): void;
+  /** Begins a new file now (`pcp_log_rotate`). False when there are no log files. */
+  rotate(): boolean;
   /** Resolves when syslog has been given the rest. */
   close(): Promise<void>;
 }
@@ -83,8 +83,9 @@ class Destination implements LogDestination {
     this.#redirected = true;
   }
 
-  rotate(): void {
+  rotate(): boolean {
     this.#files?.rotate();
+    return this.#files !== undefined;
   }
 
   async close(): Promise<void> {

@@ -18,29 +18,23 @@ export type Call = Omit<Invocation, "program"> & {
 };
 
 type Program = {
-  /** The name of the link in bin/. */
-  readonly classic: ClassicName;
+  /** The name of the link in bin/; what Pgpool-II does not have has none. */
+  readonly classic?: ClassicName;
   /** What follows `pgpool`. */
   readonly words: readonly string[];
   readonly run: (args: readonly string[], call: Invocation) => Promise<number>;
 };
 
-/** Commands whose feature is not built; `pgpool install` links their names all the same. */
-const unbuilt = async (_: readonly string[], call: Invocation): Promise<number> => {
-  call.err(`${call.program} is not built yet in this version\n`);
-  return 1;
-};
-
-const pcpPrograms: readonly Program[] = pcpNames.map((name) => ({
-  classic: `pcp_${name}`,
-  words: ["pcp", name],
-  run: unbuilt,
-}));
-
 const runs =
   <F extends Flags>(load: () => Promise<Command<F>>): Program["run"] =>
   async (args, call) =>
     await runCommand(await load(), args, call);
+
+const pcpPrograms: readonly Program[] = pcpNames.map((name) => ({
+  classic: `pcp_${name}`,
+  words: ["pcp", name],
+  run: runs(async () => (await import("./pcp.ts")).pcpCommand(name)),
+}));
 
 const programs: readonly Program[] = [
   {
@@ -58,18 +52,52 @@ const programs: readonly Program[] = [
     words: ["setup"],
     run: runs(async () => (await import("./setup.ts")).setupCommand),
   },
-  { classic: "wd_cli", words: ["watchdog", "cli"], run: unbuilt },
-  { classic: "watchdog_setup", words: ["watchdog", "setup"], run: unbuilt },
+  {
+    classic: "wd_cli",
+    words: ["watchdog", "cli"],
+    run: runs(async () => (await import("./watchdog_cli.ts")).wdCliCommand),
+  },
+  {
+    words: ["watchdog", "info"],
+    run: runs(async () => (await import("./watchdog_cli.ts")).infoCommand),
+  },
+  {
+    words: ["watchdog", "inform"],
+    run: runs(async () => (await import("./watchdog_cli.ts")).informCommand),
+  },
+  {
+    classic: "watchdog_setup",
+    words: ["watchdog", "setup"],
+    run: async (args, call) => {
+      const { watchdogSetupCommand, withDelegateIp } = await import("./watchdog_setup.ts");
+      return await runCommand(watchdogSetupCommand, withDelegateIp(args), call);
+    },
+  },
   ...pcpPrograms,
+  {
+    words: ["pcp", "status"],
+    run: runs(async () => (await import("./pcp_status.ts")).statusCommand),
+  },
 ];
 
 const serveRun = runs(async () => (await import("./pgpool.ts")).serveCommand);
 const installRun = runs(async () => (await import("./install.ts")).installCommand);
+const installFunctionsRun = runs(
+  async () => (await import("./install_functions.ts")).installFunctionsCommand,
+);
 const pgpoolRun = runs(async () => (await import("./pgpool.ts")).pgpoolCommand);
 
 const invalidPcp: Program["run"] = async (_, call) => {
   call.err(`${call.program} is a invalid PCP utility\n`);
   return 1;
+};
+
+/** `pgpool pcp` by itself, or asked for help: which programs there are. */
+const pcpList: Program["run"] = async (args, call) => {
+  const names = programs.flatMap(({ words }) => (words[0] === "pcp" ? [words[1]] : []));
+  const list = names.map((name) => `  pgpool pcp ${name}\n`).join("");
+  call.err(`Programs that talk to a running server; each tells more with --help:\n${list}`);
+  return args.length === 0 ? 1 : 0;
 };
 
 const version: Program["run"] = async (_, call) => {
@@ -100,7 +128,7 @@ export function choose(argv0: string, args: readonly string[]): Choice {
   if (classic !== undefined) return { program: name, run: classic.run, args, style: "plain" };
   if (name.startsWith("pcp_")) return { program: name, run: invalidPcp, args, style: "plain" };
 
-  const named = programs.find(({ words }) => words.every((word, at) => args[at] === word));
+  const named = programs.find(({ words }) => words.every((word, at) => spelled(args, at) === word));
   if (named !== undefined) {
     const program = `pgpool ${named.words.join(" ")}`;
     return { program, run: named.run, args: args.slice(named.words.length), style: "plain" };
@@ -111,8 +139,18 @@ export function choose(argv0: string, args: readonly string[]): Choice {
       return { program: "pgpool serve", run: serveRun, args: rest, style: "log" };
     case "install":
       return { program: "pgpool install", run: installRun, args: rest, style: "plain" };
-    case "pcp":
+    case "install-functions":
+      return {
+        program: "pgpool install-functions",
+        run: installFunctionsRun,
+        args: rest,
+        style: "plain",
+      };
+    case "pcp": {
+      const lists = rest.length === 0 || rest[0] === "--help" || rest[0] === "-?";
+      if (lists) return { program: "pgpool pcp", run: pcpList, args: rest, style: "plain" };
       return { program: `pcp_${rest[0] ?? ""}`, run: invalidPcp, args: rest, style: "plain" };
+    }
     case "help":
       return { program: "pgpool help", run: help, args: rest, style: "plain" };
     case "version":
@@ -120,6 +158,11 @@ export function choose(argv0: string, args: readonly string[]): Choice {
     default:
       return { program: name, run: pgpoolRun, args, style: "log" };
   }
+}
+
+/** `node-info` is `node_info`. */
+function spelled(args: readonly string[], at: number): string | undefined {
+  return args[0] === "pcp" && at === 1 ? args[at]?.replaceAll("-", "_") : args[at];
 }
 
 /** Runs whatever the call asks for. Resolves to the exit code; a failure is told in one line. */

@@ -45,7 +45,10 @@ export type Command<F extends Flags> = {
   readonly version?: string;
   readonly help: Reply;
   /** After the message about a wrong option (always on stderr): the usage text or a hint to it. */
-  readonly misuse: Reply & { readonly show: "usage" | "hint" };
+  readonly misuse: Reply & {
+    /** The hint with an empty line after it is how the pcp programs have always said it. */
+    readonly show: "usage" | "hint" | "hint and a line";
+  };
   /** Whose words a wrong option is told in: glibc's getopt (the default), or BSD's. */
   readonly wording?: "gnu" | "bsd";
   /** The exit code. `operands` are the words that are not options, in order. */
@@ -93,7 +96,7 @@ export function refuse<F extends Flags>(
     command.misuse,
     command.misuse.show === "usage"
       ? helpText(command, call.program)
-      : `Try "${call.program} --help" for more information.\n`,
+      : `Try "${call.program} --help" for more information.\n${command.misuse.show === "hint" ? "" : "\n"}`,
   );
   return command.misuse.exitCode;
 }

@@ -86,7 +86,7 @@ export const pgpoolCommand: Command<typeof pgpoolFlags> = defineCommand({
     "[-f FILE] [-F FILE] [-a FILE] [-k FILE] [-n] [-D] [-C] [-d] [-x]",
     "[-f FILE] [-F FILE] [-a FILE] [-m MODE] stop",
     "[-f FILE] [-F FILE] [-a FILE] reload",
-    "serve|md5|enc|setup|install|pcp|watchdog|version [OPTION]...",
+    "serve|md5|enc|setup|install|install-functions|pcp|watchdog|version [OPTION]...",
     "help [COMMAND]",
   ],
   flags: pgpoolFlags,
@@ -96,8 +96,10 @@ export const pgpoolCommand: Command<typeof pgpoolFlags> = defineCommand({
   md5, enc   pg_md5 and pg_enc: passwords for pcp.conf and pool_passwd
   setup      pgpool_setup: a test cluster in the current directory
   install    lay out a directory with this program under all its names
+  install-functions
+             make online recovery's functions in a database, without a C library
   pcp NAME   pcp_NAME, such as node_info
-  watchdog   wd_cli ("watchdog cli") and watchdog_setup ("watchdog setup")
+  watchdog   info and inform (both are wd_cli), and setup (watchdog_setup)
   version    this program's version and the Pgpool-II that it follows
 
 ${placesNote}`,
@@ -214,8 +216,9 @@ const repeatEveryMs = 5000;
 
 /** Waits without a limit, as Pgpool-II: a smart stop lasts as long as its clients. */
 async function stop(pidFile: string, signal: StopSignal, call: Invocation): Promise<number> {
-  const pid = serverPid(pidFile, 3);
-  send(pid, signal, `could not stop process with pid: ${pid}`, 3);
+  const stopText = (of: number) => `could not stop process with pid: ${of}`;
+  const pid = serverPid(pidFile, stopText, 3);
+  send(pid, signal, stopText(pid), 3);
   const text = `LOG:  stop request sent to pgpool (pid: ${pid}). waiting for termination...`;
   call.err(`${logLine(text, { now: new Date(), pid: process.pid })}\n.`);
   for (let waitedMs = stopPollMs; isAlive(pid); waitedMs += stopPollMs) {
@@ -237,15 +240,23 @@ function repeat(pid: number, signal: StopSignal): void {
 }
 
 function reload(pidFile: string): number {
-  const pid = serverPid(pidFile, 1);
-  send(pid, "SIGHUP", `could not reload configuration file pid: ${pid}`, 1);
+  const reloadText = (of: number) => `could not reload configuration file pid: ${of}`;
+  const pid = serverPid(pidFile, reloadText, 1);
+  send(pid, "SIGHUP", reloadText(pid), 1);
   return 0;
 }
 
-function serverPid(pidFile: string, exitCode: number): number {
+/** The server's pid. A program that has got the number of a server that is gone is left in peace. */
+function serverPid(pidFile: string, failure: (pid: number) => string, exitCode: number): number {
   const found = readPidFile(pidFile);
   const pid = found.kind === "missing" ? undefined : found.pid;
   if (pid === undefined) throw new CommandFailure("could not read pid file", { exitCode });
+  if (found.kind === "stale" && isAlive(pid)) {
+    throw new CommandFailure(failure(pid), {
+      detail: "another program has this pid now",
+      exitCode,
+    });
+  }
   return pid;
 }
 

@@ -20,7 +20,8 @@ export function readPidFile(path: string): PidFile {
     throw new CommandFailure(`EOF detected while reading pid file "${path}"`, { exitCode: 3 });
   }
   const pid = parsePid(text);
-  return pid !== undefined && isAlive(pid) ? { kind: "running", pid } : { kind: "stale", pid };
+  const runs = pid !== undefined && isAlive(pid) && mayBePgpool(pid);
+  return runs ? { kind: "running", pid } : { kind: "stale", pid };
 }
 
 /** The pid in a pid file's text: the NUL and whatever follows it do not count. */
@@ -41,6 +42,17 @@ export function isAlive(pid: number): boolean {
     return false; // no such process, or not ours
   }
   return !isZombie(pid);
+}
+
+/**
+ * Whether the process may be a pgpool. After a reboot its number may be another program's, which must
+ * neither keep pgpool from starting nor be stopped in its stead. Where the system does not tell, it
+ * may be one.
+ */
+function mayBePgpool(pid: number): boolean {
+  if (pid === process.pid) return true;
+  const words = readIfThere(`/proc/${pid}/cmdline`);
+  return words === undefined || words === "" || words.includes("pgpool");
 }
 
 function isZombie(pid: number): boolean {

@@ -5,15 +5,7 @@
 import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { lookup, reverse } from "node:dns/promises";
-import {
-  chmodSync,
-  existsSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { networkInterfaces } from "node:os";
 import { parseHba } from "../core/auth/hba.ts";
 import type { HbaQuestion, LocalInterface } from "../core/auth/hba_match.ts";
@@ -26,7 +18,7 @@ import {
   type PoolKey,
 } from "../core/auth/pool_key.ts";
 import { lookupPassword } from "../core/auth/pool_passwd.ts";
-import { isLive } from "../core/cluster/state.ts";
+import { isLive, nodeId } from "../core/cluster/state.ts";
 import type { ConfigMessage } from "../core/config/conf_file.ts";
 import { type Loaded, loadConfig, reloadConfig } from "../core/config/load.ts";
 import { directoryOf, resolvePath } from "../core/config/path.ts";
@@ -38,17 +30,25 @@ import { redactPasswords } from "../core/redact.ts";
 import { compatibleVersion } from "../core/version.ts";
 import { adminAnswer } from "../proxy/admin.ts";
 import type { BackendWorld } from "../proxy/backend.ts";
-import { Controller, type StatusStore } from "../proxy/cluster/controller.ts";
-import { type ProbeWorld, StreamingCheck } from "../proxy/cluster/probes.ts";
+import { queryRows } from "../proxy/backend.ts";
+import { type ProbeWorld, withServer } from "../proxy/cluster/connection.ts";
+import { ControlPlane } from "../proxy/cluster/control_plane.ts";
+import { OnlineRecovery } from "../proxy/cluster/recovery.ts";
 import { Engine } from "../proxy/engine.ts";
-import { listenAddresses, openListeners } from "../proxy/listener.ts";
+import { openListeners } from "../proxy/listener.ts";
 import type { LoginWorld } from "../proxy/session/startup.ts";
 import { clientTlsOf, serverTlsOf, type TlsExtras } from "../proxy/tls.ts";
-import type { Conn, Listener, Transport } from "../proxy/transport/conn.ts";
+import type { Listener, Transport } from "../proxy/transport/conn.ts";
+import { addressesOf, Lobby } from "./entrance.ts";
 import { configSource } from "./load_config.ts";
 import { loadParser } from "./load_parser.ts";
 import { openLogDestination } from "./log_destination.ts";
+import { openPcpDoors, type PcpDoors, servePcp } from "./pcp_service.ts";
 import { removePidFile, writePidFile } from "./pid_file.ts";
+import { ServerControl } from "./process_control.ts";
+import { sharedResults, warnOfIdleCache } from "./shared_results.ts";
+import { statusStore } from "./status_store.ts";
+import { Guard } from "./watchdog_service.ts";
 
 export type ServeOptions = {
   readonly configFile: string;
@@ -65,6 +65,8 @@ export type ServeOptions = {
 };
 
 const defaultSocketDir = "/tmp";
+/** As Pgpool-II's processes end that must not be started again. */
+const FATAL_EXIT = 3;
 
 /** Serves until a signal ends it; resolves to the exit code. Rejects when it cannot start. */
 export async function serve(options: ServeOptions): Promise<number> {
@@ -115,11 +117,11 @@ class Server {
     const pidFile = this.#path(config.pid_file_name);
     writePidFile(pidFile);
     try {
-      return await this.#serve(log);
+      return await this.#serve(log, () => destination.rotate());
     } catch (error) {
       if (!(error instanceof PgpoolError)) throw error;
       log.write("FATAL", error.message, { detail: error.detail, hint: error.hint });
-      return 3;
+      return FATAL_EXIT;
     } finally {
       removePidFile(pidFile);
       await destination.close();
@@ -132,125 +134,187 @@ class Server {
     return wantsDebug ? { ...config, log_min_messages: "debug1" } : config;
   }
 
-  async #serve(log: Log): Promise<number> {
+  async #serve(log: Log, rotateLog: () => boolean): Promise<number> {
     const config = this.#config;
-    refuseUnfinishedMode(config, log);
+    warnOfIdleCache(config, log);
     this.#passwords.open(log, this.#options.keyFile);
     const transport = await transportOf(config);
+    // Before anything else is written or asked: a server that has this port must not be disturbed.
+    const lobby = new Lobby();
+    const addresses = addressesOf(config);
+    const doors: Listener[] = [];
+    const openDoors = async () => {
+      if (doors.length > 0) return;
+      doors.push(...(await openListeners(transport, addresses, lobby.enter, log)));
+    };
+    const shut = () => Promise.all(doors.splice(0).map((listener) => listener.close()));
+    const closeDoors = async () => {
+      lobby.close();
+      await shut();
+    };
+    await openDoors();
+    // Until a watchdog has its place clients are turned away, so that they try another pgpool.
+    if (config.use_watchdog) await shut();
+    try {
+      const pcpDoors = await openPcpDoors(transport, config, log);
+      try {
+        const entrance = { transport, lobby, openDoors, closeDoors, pcpDoors, rotateLog };
+        return await this.#join(log, entrance);
+      } finally {
+        await pcpDoors.close(); // the last to close: a stop may be made a harder one through it
+      }
+    } catch (error) {
+      await closeDoors();
+      throw error;
+    }
+  }
+
+  /** Makes the parts known to each other, and serves until a stop. */
+  async #join(log: Log, entrance: Entrance): Promise<number> {
+    const { transport, lobby, openDoors, closeDoors, rotateLog } = entrance;
+    const config = this.#config;
     const login = this.#loginWorld(log);
     const backendWorld = this.#backendWorld(transport);
     const parser = await loadParser();
 
-    const controller = new Controller({
-      mode: config.backend_clustering_mode,
-      backends: config.backends,
-      store: statusStore(this.#path(`${config.work_dir}/pgpool_status`)),
-      log,
-      clock: Date.now,
-    });
-    controller.recall(this.#options.discardStatus);
-
-    const probeLog = log.as({
-      processName: "WORKER",
-      applicationName: "sr_check_worker",
-      pid: process.pid,
-    });
-    const probeWorld: ProbeWorld = {
+    const world: ProbeWorld = {
       config: () => this.#config,
       backendWorld: () => engine.backendWorld,
       addressOf: (node) => engine.addressOf(node),
       credentialOf: (user) => this.#passwords.credentialOf(user),
-      log: probeLog,
+      poolKey: () => this.#passwords.key,
+      log,
     };
-    const check = new StreamingCheck(probeWorld, controller);
-
+    const guard = config.use_watchdog ? this.#guard(world, log) : undefined;
+    const cluster = new ControlPlane({
+      world,
+      council: guard,
+      store: statusStore(this.#path(`${config.work_dir}/pgpool_status`)),
+      log,
+      clock: Date.now,
+      pid: process.pid,
+      downRequests: () => readText(this.#path(`${config.work_dir}/backend_down_request`)),
+      quiesce: (timeoutMs) => engine.quiesce(timeoutMs),
+    });
+    cluster.recall(this.#options.discardStatus);
     const engine: Engine = new Engine({
       config,
-      state: controller.state,
+      state: cluster.state,
       parser,
       login,
       backendWorld,
-      control: {
-        connected: (node) => controller.connected(node),
-        suspect: (node, why) => {
-          controller.detach(node, why);
-          if (controller.state.primary === undefined) void check.search();
-        },
-      },
+      control: cluster,
       answer: (runner, facts) => adminAnswer(engine, runner, facts),
       log,
       clock: Date.now,
+      steadyClock: () => performance.now(),
+      ...sharedResults(config, this.#options.clearOidmaps, log),
       random: Math.random,
       pid: process.pid,
       redact: redactPasswords,
     });
-    controller.subscribe((state) => engine.publish(state));
+    cluster.subscribe((state) => engine.publish(state));
 
-    const doors: Listener[] = [];
-    let closing = false;
-    // Signals count from here on: the search for the primary may take its time.
-    const stopped = this.#untilStopped(
+    const recovery = new OnlineRecovery({
+      world,
+      control: cluster,
       log,
+      clock: () => performance.now(),
+      quiesce: (timeoutMs) => guard?.quiesce(timeoutMs) ?? engine.quiesce(timeoutMs),
+    });
+    let left: Promise<void> | undefined;
+    const control = new ServerControl({
+      log,
+      closeDoors: async () => {
+        left ??= guard?.stop();
+        recovery.stop();
+        cluster.stop();
+        await closeDoors();
+      },
+      untilEmpty: () => engine.untilEmpty(),
+      endClients: () => engine.terminateAll(),
+      reload: () => this.#reload(log, transport, engine, cluster),
+      rotateLog,
+    });
+    control.obeySignals(); // from here on: the search for the primary may take its time
+    const pcp = servePcp(entrance.pcpDoors, {
+      config: () => this.#config,
+      pcpFile: this.#options.pcpFile,
       engine,
-      () => {
-        try {
-          this.#reload(log, transport, engine, controller);
-        } catch (error) {
-          // What was in force stays in force: a mistake in a file must not end the server.
-          log.write("WARNING", "reload failed", { detail: reasonOf(error) });
-        }
-      },
-      async () => {
-        closing = true;
-        check.stop();
-        await Promise.all(doors.map((listener) => listener.close()));
-      },
-    );
-    await check.start();
-    if (!closing) {
-      const accept = (conn: Conn) => engine.accept(conn);
-      doors.push(...(await openListeners(transport, listenAddresses(config), accept, log)));
-      log.write("LOG", `pgpool-II successfully started. version ${compatibleVersion}`);
-      this.#options.onStarted?.();
+      cluster,
+      recovery,
+      process: control,
+      guard,
+      world,
+      log,
+    });
+    let isGivenUp = false;
+    const giveUp = () => {
+      isGivenUp = true;
+      control.stop("fast");
+    };
+    try {
+      await guard?.open({ engine, cluster, process: control, giveUp });
+      if (guard !== undefined) this.#options.onStarted?.();
+      await guard?.joined();
+      if (!control.stopping) {
+        await openDoors();
+        await cluster.start();
+        guard?.searched();
+      }
+    } catch (error) {
+      await guard?.stop();
+      throw error;
     }
-    const exitCode = await stopped;
+    if (!control.stopping) {
+      lobby.open((conn) => engine.accept(conn));
+      log.write("LOG", `pgpool-II successfully started. version ${compatibleVersion}`);
+      if (guard === undefined) this.#options.onStarted?.();
+    }
+    try {
+      await control.stopped;
+    } finally {
+      await left;
+      await guard?.stop();
+    }
+    pcp.close();
     log.write("LOG", "Pgpool-II system is shutdown");
-    return exitCode;
+    return isGivenUp ? FATAL_EXIT : 0;
   }
 
-  /** SIGTERM waits for the clients, SIGINT and SIGQUIT do not; SIGHUP reads the files again. */
-  #untilStopped(
-    log: Log,
-    engine: Engine,
-    reload: () => void,
-    closeDoors: () => Promise<void>,
-  ): Promise<number> {
-    return new Promise((resolve, reject) => {
-      let stopping = false;
-      const stop = (signal: "SIGTERM" | "SIGINT" | "SIGQUIT", number: number) => {
-        const mode = signal === "SIGTERM" ? "smart" : "fast";
-        if (stopping) {
-          if (mode === "fast") engine.terminateAll();
-          return;
+  #guard(world: ProbeWorld, log: Log): Guard {
+    return new Guard({
+      config: () => this.#config,
+      pathOf: (name) => this.#path(name),
+      log,
+      query: async ({ hostname, pgpoolPort }) => {
+        const { wd_interval, wd_lifecheck_query, ...config } = this.#config;
+        const limitMs = (Math.floor(wd_interval / 2) + 1) * 1000;
+        const address = { id: nodeId(0), hostname, port: pgpoolPort, connectTimeoutMs: limitMs };
+        const asker = {
+          user: config.wd_lifecheck_user || "nobody",
+          password: config.wd_lifecheck_password,
+          database: config.wd_lifecheck_dbname,
+          applicationName: "lifecheck_ping",
+          parameter: "wd_lifecheck_user",
+        };
+        const limit = { limitMs, signal: new AbortController().signal };
+        try {
+          await withServer(world, address, asker, limit, (server) =>
+            queryRows(server, wd_lifecheck_query),
+          );
+          return true;
+        } catch {
+          return false; // whatever it was, it did not serve us
         }
-        stopping = true;
-        log.write("LOG", `exit handler called (signal: ${number})`);
-        log.write("LOG", `shutting down by signal ${number}`);
-        log.write("LOG", "terminating all child processes");
-        const stopped = closeDoors().then(() => engine.stop(mode));
-        stopped.then(() => resolve(0), reject);
-      };
-      process.on("SIGTERM", () => stop("SIGTERM", 15));
-      process.on("SIGINT", () => stop("SIGINT", 2));
-      process.on("SIGQUIT", () => stop("SIGQUIT", 3));
-      process.on("SIGHUP", reload);
+      },
     });
   }
 
-  #reload(log: Log, transport: Transport, engine: Engine, controller: Controller): void {
+  #reload(log: Log, transport: Transport, engine: Engine, cluster: ControlPlane): void {
     log.write("LOG", "reload config files.");
     const isDown = (id: number) => {
-      const node = controller.state.nodes[id];
+      const node = cluster.state.nodes[id];
       return node !== undefined && !isLive(node);
     };
     const before = this.#loaded;
@@ -268,7 +332,7 @@ class Server {
     }
     this.#passwords.open(log, this.#options.keyFile);
     this.#scramKeys.clear();
-    controller.reconfigure(this.#config.backends);
+    cluster.reconfigured();
     const previous = engine.login;
     // A file with a mistake in it must not lock anybody out or let anybody in: the old rules stay.
     const hba = login.hba === "broken" ? previous.hba : login.hba;
@@ -314,6 +378,15 @@ class Server {
   }
 }
 
+type Entrance = {
+  readonly transport: Transport;
+  readonly lobby: Lobby;
+  readonly openDoors: () => Promise<void>;
+  readonly closeDoors: () => Promise<void>;
+  readonly pcpDoors: PcpDoors;
+  readonly rotateLog: () => boolean;
+};
+
 /** A mistake of ours ends what it was made in; the other clients are still served. */
 function surviveInternalErrors(log: Log): void {
   const tell = (error: unknown) => {
@@ -322,24 +395,6 @@ function surviveInternalErrors(log: Log): void {
   };
   process.on("uncaughtException", tell);
   process.on("unhandledRejection", tell);
-}
-
-/** Writes that are to be replicated and are not would let the servers part: no start is better. */
-function refuseUnfinishedMode({ backend_clustering_mode: mode }: Config, log: Log): void {
-  switch (mode) {
-    case "raw":
-    case "streaming_replication":
-      return;
-    case "logical_replication":
-    case "slony":
-      log.write("WARNING", `backend_clustering_mode "${mode}" is not finished in this version`);
-      return;
-    case "native_replication":
-    case "snapshot_isolation":
-      throw new ConfigError(`backend_clustering_mode "${mode}" is not built yet in this version`, {
-        detail: "statements would not be replicated, and the servers would no longer be the same",
-      });
-  }
 }
 
 /** pool_passwd, read again when it has changed on the disk: edits are seen by the next log-in. */
@@ -362,6 +417,11 @@ class PasswordFile {
     } catch (error) {
       log.write("WARNING", `could not create pool_passwd "${path}"`, { detail: reasonOf(error) });
     }
+  }
+
+  /** Undefined when there is no key file. */
+  get key(): PoolKey | undefined {
+    return this.#key;
   }
 
   credentialOf(user: string): Credential | undefined {
@@ -397,18 +457,6 @@ function readPoolKey(path: string, log: Log): PoolKey | undefined {
   } catch {
     return undefined; // no key file: AES entries cannot be opened, and say so when they are used
   }
-}
-
-function statusStore(path: string): StatusStore {
-  return {
-    path,
-    read: () => (existsSync(path) ? readFileSync(path) : undefined),
-    write: (text) => {
-      writeFileSync(path, text);
-      chmodSync(path, 0o644);
-    },
-    remove: () => rmSync(path, { force: true }),
-  };
 }
 
 async function transportOf(config: Config): Promise<Transport> {

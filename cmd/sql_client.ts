@@ -1,14 +1,16 @@
 /**
- * A small SQL client for our own commands, which must not need psql: one connection, the simple
- * protocol, values as text. For servers that trust whoever connects; any demand for a password is an
- * error.
+ * A small SQL client for our own commands, which must not need psql: one connection without TLS, the
+ * simple protocol, values as text.
  */
 import { connect, type Socket } from "node:net";
+import { BackendRefused, loginToBackend } from "../core/auth/client.ts";
+import { runDialogue } from "../core/auth/dialogue.ts";
+import { deriveScramKeysAsync } from "../core/auth/scram_keys.ts";
 import { BackendUnavailable, PgpoolError } from "../core/errors.ts";
-import { type BackendMessage, decodeBackend } from "../core/wire/backend.ts";
-import { backendBodySizeMax, FrameDecoder } from "../core/wire/frame.ts";
+import { decodeBackend } from "../core/wire/backend.ts";
+import { backendBodySizeMax, type Frame, FrameDecoder } from "../core/wire/frame.ts";
 import { encodeFrontend } from "../core/wire/frontend.ts";
-import { decodeText } from "../core/wire/text.ts";
+import { decodeText, encodeText } from "../core/wire/text.ts";
 
 /** Where a server listens. */
 export type SqlTarget =
@@ -20,6 +22,8 @@ export type SqlLogin = {
   readonly user: string;
   readonly database: string;
   readonly applicationName?: string;
+  /** For servers that ask for one: without it their demand is an error. */
+  readonly password?: string | undefined;
 };
 
 export type SqlResult = {
@@ -31,8 +35,8 @@ export type SqlResult = {
 export class SqlError extends PgpoolError {
   override readonly sqlstate: string;
 
-  constructor(message: string, sqlstate: string) {
-    super(message);
+  constructor(message: string, sqlstate: string, detail?: string) {
+    super(message, { detail });
     this.sqlstate = sqlstate;
   }
 }
@@ -42,7 +46,7 @@ const loginTimeoutMs = 10_000;
 export class SqlClient {
   readonly #socket: Socket;
   readonly #decoder = new FrameDecoder({ bodySizeMax: backendBodySizeMax });
-  readonly #inbox: BackendMessage[] = [];
+  readonly #inbox: Frame[] = [];
   #wake: (() => void) | undefined;
   #ended: Error | undefined;
 
@@ -58,7 +62,7 @@ export class SqlClient {
     const client = new SqlClient(
       "path" in target ? connect(target.path) : connect(target.port, target.host),
     );
-    const { user, database, applicationName = "pgpool" } = login;
+    const { user, database, applicationName = "pgpool", password } = login;
     const parameters = new Map(
       Object.entries({ user, database, application_name: applicationName }),
     );
@@ -68,6 +72,7 @@ export class SqlClient {
     );
     try {
       client.#send({ kind: "StartupMessage", major: 3, minor: 0, parameters });
+      await client.#authenticate(user, password);
       await client.#untilReady();
       return client;
     } catch (error) {
@@ -95,13 +100,31 @@ export class SqlClient {
     this.#socket.destroySoon();
   }
 
+  async #authenticate(user: string, password: string | undefined): Promise<void> {
+    const scramNonce = Buffer.from(crypto.getRandomValues(new Uint8Array(18))).toString("base64");
+    try {
+      await runDialogue(loginToBackend({ user, scramNonce }), {
+        send: (bytes) => void this.#socket.write(bytes),
+        receive: () => this.#next(),
+        derive: deriveScramKeysAsync,
+        secretFor: () => {
+          if (password !== undefined) return { kind: "clear", password: encodeText(password) };
+          throw new SqlError("the server asks for a password", "28000");
+        },
+      });
+    } catch (error) {
+      if (!(error instanceof BackendRefused)) throw error;
+      throw sqlErrorOf(error.response);
+    }
+  }
+
   #send(message: Parameters<typeof encodeFrontend>[0]): void {
     this.#socket.write(encodeFrontend(message));
   }
 
   #receive(chunk: Uint8Array): void {
     try {
-      for (const frame of this.#decoder.push(chunk)) this.#inbox.push(decodeBackend(frame));
+      for (const frame of this.#decoder.push(chunk)) this.#inbox.push(frame);
     } catch (error) {
       this.#end(error instanceof Error ? error : new Error(String(error)));
     }
@@ -114,10 +137,10 @@ export class SqlClient {
     this.#wake?.();
   }
 
-  async #next(): Promise<BackendMessage> {
+  async #next(): Promise<Frame> {
     for (;;) {
-      const message = this.#inbox.shift();
-      if (message !== undefined) return message;
+      const frame = this.#inbox.shift();
+      if (frame !== undefined) return frame;
       if (this.#ended !== undefined) {
         throw new BackendUnavailable(this.#ended.message, { cause: this.#ended });
       }
@@ -133,26 +156,35 @@ export class SqlClient {
     let rows: (readonly (string | null)[])[] = [];
     let failure: SqlError | undefined;
     for (;;) {
-      const message = await this.#next().catch((error: unknown) => {
+      const frame = await this.#next().catch((error: unknown) => {
         throw failure ?? error;
       });
+      const message = decodeBackend(frame);
       if (message.kind === "RowDescription") {
         columns = message.fields.map((field) => field.name);
         rows = [];
       } else if (message.kind === "DataRow") {
         rows.push(message.values.map((value) => (value === null ? null : decodeText(value))));
       } else if (message.kind === "ErrorResponse") {
-        const field = (code: string): string =>
-          message.fields.find((entry) => entry.code === code)?.value ?? "";
-        failure ??= new SqlError(field("M"), field("C"));
-      } else if (message.kind.startsWith("Authentication") && message.kind !== "AuthenticationOk") {
-        throw new SqlError("the server asks for a password", "28000");
+        failure ??= sqlErrorOf(frame.raw);
       } else if (message.kind === "ReadyForQuery") {
         if (failure !== undefined) throw failure;
         return { columns, rows };
       }
     }
   }
+}
+
+/** `response` is a whole ErrorResponse. */
+function sqlErrorOf(response: Uint8Array): SqlError {
+  const frames = new FrameDecoder({ bodySizeMax: backendBodySizeMax }).push(response);
+  for (const message of [...frames].map(decodeBackend)) {
+    if (message.kind !== "ErrorResponse") continue;
+    const field = (code: string): string | undefined =>
+      message.fields.find((entry) => entry.code === code)?.value;
+    return new SqlError(field("M") ?? "", field("C") ?? "", field("D"));
+  }
+  return new SqlError("the server refused", "08P01");
 }
 
 /** One connection, one query. */

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { accountIn, ownAccount } from "../../cmd/account.ts";
+import { accountIn, groupId, groupIn, ownAccount } from "../../cmd/account.ts";
 
 const passwd = `root:x:0:0:root:/root:/bin/bash
 # a comment
@@ -31,3 +31,19 @@ function restore(name: string, value: string | undefined): void {
   if (value === undefined) delete process.env[name];
   else process.env[name] = value;
 }
+
+test("a group is found by its name or is a number; nobody's name is none", () => {
+  const groups = "root:x:0:\nadm:x:4:alice,bob\nadmin::17:\nbroken:x::";
+  expect(["root", "adm", "admin", "ad", "broken"].map((name) => groupIn(groups, name))).toEqual([
+    0,
+    4,
+    17,
+    undefined,
+    undefined,
+  ]);
+  expect([groupId("1234"), groupId("root"), groupId("no such group")]).toEqual([
+    1234,
+    0,
+    undefined,
+  ]);
+});

@@ -30,6 +30,8 @@ describe("choose()", () => {
     ["pgpool", ["enc"], "pgpool enc", []],
     ["pgpool", ["pcp", "node_info", "-v"], "pgpool pcp node_info", ["-v"]],
     ["pgpool", ["watchdog", "cli", "-i"], "pgpool watchdog cli", ["-i"]],
+    ["pgpool", ["watchdog", "info", "-n", "1"], "pgpool watchdog info", ["-n", "1"]],
+    ["pgpool", ["watchdog", "inform", "DEAD"], "pgpool watchdog inform", ["DEAD"]],
     ["pgpool", ["setup", "-m", "s"], "pgpool setup", ["-m", "s"]],
     ["pgpool", ["serve", "-n"], "pgpool serve", ["-n"]],
     ["pgpool", ["-n", "serve"], "pgpool", ["-n", "serve"]],
@@ -88,14 +90,26 @@ describe("main()", () => {
   });
 
   test.each([
-    ["pcp_node_info", []],
-    ["wd_cli", ["-i"]],
-    ["watchdog_setup", []],
-    ["pgpool", ["pcp", "node_info"]],
-  ])("%s %p says in one line that it is not built", async (argv0, args) => {
-    const { out, err, exitCode } = await say(argv0, ...args);
-    expect([out, exitCode]).toEqual(["", 1]);
-    expect(err).toMatch(/^[^\n]+ is not built yet in this version\n$/);
+    ["pcp_node_info", [], "pcp_node_info"],
+    ["pgpool", ["pcp", "node_info"], "pgpool pcp node_info"],
+    ["pgpool", ["pcp", "node-info"], "pgpool pcp node_info"],
+  ])("%s %p is the same tool under another name", async (argv0, args, name) => {
+    const { out, err, exitCode } = await say(argv0, ...args, "--help");
+    expect([out, exitCode]).toEqual(["", 0]);
+    expect(err).toStartWith(`${name} - `);
+  });
+
+  test("pgpool pcp lists its programs, ours among them", async () => {
+    for (const [args, exitCode] of [
+      [["pcp"], 1],
+      [["pcp", "--help"], 0],
+    ] as const) {
+      const said = await say("pgpool", ...args);
+      expect([said.out, said.exitCode]).toEqual(["", exitCode]);
+      for (const name of ["attach_node", "watchdog_info", "status"]) {
+        expect(said.err).toContain(`  pgpool pcp ${name}\n`);
+      }
+    }
   });
 
   test.each([

@@ -1,10 +1,11 @@
 /** The verbs of `pgpool`, against a process that stands in for the server: any that can be signalled. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { main } from "../../cmd/main.ts";
 import { daemonArgs, stopSignal } from "../../cmd/pgpool.ts";
+import { eventually } from "../cluster/machine.ts";
 
 let dir = "";
 let conf = "";
@@ -35,7 +36,7 @@ async function pgpool(...args: readonly string[]) {
 async function standIn() {
   const script = `for s in TERM INT QUIT; do trap "echo $s; exit" $s; done
     trap "echo HUP" HUP; echo ready; while :; do read line || :; done`;
-  const child = Bun.spawn(["sh", "-c", script], { stdin: "pipe", stdout: "pipe" });
+  const child = Bun.spawn(["sh", "-c", script, "pgpool"], { stdin: "pipe", stdout: "pipe" });
   const reader = child.stdout.getReader();
   const line = async () => new TextDecoder().decode((await reader.read()).value).trim();
   expect(await line()).toBe("ready");
@@ -75,6 +76,19 @@ describe("stop", () => {
       exitCode: 3,
       err: "FATAL:  could not read pid file\n",
     });
+  });
+
+  test("a program that has got the number since is not stopped: exit code 3", async () => {
+    const other = Bun.spawn(["sleep", "600"]);
+    await eventually(() => readFileSync(`/proc/${other.pid}/comm`, "utf8") === "sleep\n"); // not our copy any more
+    writeFileSync(pidFile, `${other.pid}\0`);
+    expect(await pgpool("-f", conf, "stop")).toEqual({
+      exitCode: 3,
+      err: `FATAL:  could not stop process with pid: ${other.pid}\nDETAIL:  another program has this pid now\n`,
+    });
+    expect(other.killed).toBe(false);
+    other.kill("SIGKILL");
+    await other.exited;
   });
 
   test("a server that is gone cannot be stopped: exit code 3", async () => {

@@ -84,8 +84,9 @@ describe("readPidFile() and refuseSecondStart()", () => {
     expect(refusal()).toEqual({ refused: undefined, notices: [] });
   });
 
-  test("a living pid refuses the start, with exit code 1", () => {
-    const other = process.ppid;
+  test("a living pgpool refuses the start, with exit code 1", async () => {
+    await using child = Bun.spawn(["sh", "-c", "read forever", "pgpool"], { stdin: "pipe" });
+    const other = child.pid;
     writeFileSync(path, `${other}\0`);
     expect(readPidFile(path)).toEqual({ kind: "running", pid: other });
     expect(refusal()).toEqual({
@@ -95,6 +96,14 @@ describe("readPidFile() and refuseSecondStart()", () => {
       },
       notices: [],
     });
+  });
+
+  test("another program that has got the number since is in nobody's way", async () => {
+    await using child = Bun.spawn(["sleep", "600"]);
+    await eventually(() => readFileSync(`/proc/${child.pid}/comm`, "utf8") === "sleep\n"); // not our copy any more
+    writeFileSync(path, `${child.pid}\0`);
+    expect(readPidFile(path)).toEqual({ kind: "stale", pid: child.pid });
+    expect(refusal()).toMatchObject({ refused: undefined, notices: [expect.any(String)] });
   });
 
   test("a file that holds our own number was left by an earlier life", () => {
