@@ -8,6 +8,7 @@
 import { mkdirSync, renameSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
+import { sampleScripts } from "./cmd/sample_scripts.ts";
 
 const { values } = parseArgs({
   options: {
@@ -32,6 +33,17 @@ const embeddedParser: Bun.BunPlugin = {
   },
 };
 
+/** The scripts of samples/ as texts, in the place of the module that reads them. */
+const embeddedScripts: Bun.BunPlugin = {
+  name: "embedded scripts",
+  setup(build) {
+    build.onLoad({ filter: /\/cmd\/sample_scripts\.ts$/ }, () => ({
+      contents: `export const sampleScripts = ${JSON.stringify(sampleScripts)};`,
+      loader: "ts",
+    }));
+  },
+};
+
 const startedMs = performance.now();
 mkdirSync(dirname(values.outfile), { recursive: true });
 const unfinished = `${values.outfile}.new.${process.pid}`; // the old one may be running meanwhile
@@ -42,7 +54,7 @@ const result = await Bun.build({
   bytecode: true,
   minify: true,
   target: "bun",
-  plugins: [embeddedParser],
+  plugins: [embeddedParser, embeddedScripts],
   compile: {
     outfile: unfinished,
     ...(values.target === undefined ? {} : { target: values.target }),

@@ -29,7 +29,7 @@ const flags = {
 
 export const installCommand: Command<typeof flags> = defineCommand({
   name: "install",
-  brief: "lay out DIR/bin, DIR/etc and DIR/share/pgpool-II",
+  brief: "lay out DIR/bin (also as DIR/sbin), DIR/etc and DIR/share/pgpool-II",
   usage: ["--prefix DIR"],
   flags,
   help: { to: "stdout", exitCode: 0 },
@@ -44,10 +44,10 @@ export const installCommand: Command<typeof flags> = defineCommand({
         exitCode: 1,
       });
     }
-    const { sampleFiles } = await import("./samples.ts");
+    const { sampleFiles, scriptSamples } = await import("./samples.ts");
     const prefix = resolve(values.prefix);
     try {
-      layOut(prefix, process.execPath, sampleFiles());
+      layOut(prefix, process.execPath, sampleFiles(), scriptSamples());
     } catch (error) {
       if (error instanceof CommandFailure) throw error;
       throw new CommandFailure(`could not install into ${prefix}`, {
@@ -65,7 +65,12 @@ export const installCommand: Command<typeof flags> = defineCommand({
 export type TextFiles = Readonly<Record<string, string>>;
 
 /** Makes the directories, copies `binary` and writes the samples. Safe while the old binary runs. */
-export function layOut(prefix: string, binary: string, samples: TextFiles): void {
+export function layOut(
+  prefix: string,
+  binary: string,
+  samples: TextFiles,
+  scripts: TextFiles = {},
+): void {
   const bin = join(prefix, "bin");
   const etc = join(prefix, "etc");
   const share = join(prefix, "share", "pgpool-II");
@@ -73,7 +78,9 @@ export function layOut(prefix: string, binary: string, samples: TextFiles): void
   for (const dir of [bin, etc, share]) mkdirSync(dir, { recursive: true });
   copyBinary(binary, join(bin, "pgpool"));
   for (const name of classicNames) link(join(bin, name));
+  link(join(prefix, "sbin"), "bin"); // where Debian's scripts look for some of them
   for (const [name, text] of Object.entries(samples)) replaceText(join(etc, name), text);
+  for (const [name, text] of Object.entries(scripts)) replaceText(join(etc, name), text, 0o755);
   replaceText(join(share, "README"), shareReadme);
 }
 
@@ -100,12 +107,15 @@ function copyBinary(from: string, to: string): void {
   });
 }
 
-function link(path: string): void {
-  if (lstatSync(path, { throwIfNoEntry: false }) === undefined) symlinkSync("pgpool", path);
+function link(path: string, to = "pgpool"): void {
+  if (lstatSync(path, { throwIfNoEntry: false }) === undefined) symlinkSync(to, path);
 }
 
-function replaceText(path: string, text: string): void {
-  replace(path, (temporary) => writeFileSync(temporary, text, { mode: 0o644 }));
+function replaceText(path: string, text: string, mode = 0o644): void {
+  replace(path, (temporary) => {
+    writeFileSync(temporary, text);
+    chmodSync(temporary, mode);
+  });
 }
 
 /** Writes beside and renames, so that nobody ever sees half a file, nor writes over a running one. */

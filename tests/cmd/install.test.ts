@@ -16,7 +16,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { classicNames } from "../../cmd/classic_names.ts";
 import { layOut } from "../../cmd/install.ts";
-import { sampleFiles } from "../../cmd/samples.ts";
+import { sampleFiles, scriptSamples } from "../../cmd/samples.ts";
 
 let dir = "";
 let binary = "";
@@ -32,7 +32,8 @@ afterEach(() => rmSync(dir, { recursive: true, force: true }));
 describe("layOut()", () => {
   test("makes bin/ with every classic name, etc/ with the samples, share/pgpool-II/", () => {
     layOut(prefix, binary, sampleFiles());
-    expect(readdirSync(prefix).sort()).toEqual(["bin", "etc", "share"]);
+    expect(readdirSync(prefix).sort()).toEqual(["bin", "etc", "sbin", "share"]);
+    expect(readlinkSync(join(prefix, "sbin"))).toBe("bin");
     expect(readdirSync(join(prefix, "bin")).sort()).toEqual(["pgpool", ...classicNames].sort());
     for (const name of classicNames) {
       expect(readlinkSync(join(prefix, "bin", name))).toBe("pgpool");
@@ -41,6 +42,14 @@ describe("layOut()", () => {
     expect(statSync(join(prefix, "bin/pgpool")).mode & 0o777).toBe(0o755);
     expect(readdirSync(join(prefix, "etc")).sort()).toEqual(Object.keys(sampleFiles()).sort());
     expect(readdirSync(join(prefix, "share/pgpool-II"))).toEqual(["README"]);
+  });
+
+  test("scripts are executable, configuration is not", () => {
+    layOut(prefix, binary, sampleFiles(), scriptSamples());
+    const mode = (name: string) => statSync(join(prefix, "etc", name)).mode & 0o777;
+    expect(Object.keys(scriptSamples())).toContain("failover.sh.sample");
+    for (const name of Object.keys(scriptSamples())) expect(mode(name)).toBe(0o755);
+    for (const name of Object.keys(sampleFiles())) expect(mode(name)).toBe(0o644);
   });
 
   test("done again, brings binary and samples up to date and leaves the operator's files", () => {
