@@ -11,6 +11,7 @@ import { type Command, defineCommand, type Invocation, refuse, type Values } fro
 import { runAs, serverOwner } from "./owner.ts";
 import { isAlive, parsePid } from "./pid_file.ts";
 import { canRun, type PostgresInstall } from "./postgres_finder.ts";
+import { sampleScripts } from "./sample_scripts.ts";
 import { type SampleName, sampleFiles } from "./samples.ts";
 import { isCompiled } from "./self.ts";
 import * as cluster from "./setup_cluster.ts";
@@ -19,7 +20,12 @@ import { queryOnce, type SqlResult } from "./sql_client.ts";
 import { tableText } from "./table.ts";
 
 const flags = {
-  mode: { short: "m", arg: "MODE", brief: "s (streaming replication, the default) or n (raw)" },
+  mode: {
+    short: "m",
+    arg: "MODE",
+    brief:
+      "s (streaming replication, the default), r (native replication), i (snapshot isolation), l (logical), y (slony) or n (raw)",
+  },
   nodes: { short: "n", arg: "N", brief: "number of PostgreSQL clusters (2)" },
   port: { short: "p", arg: "PORT", brief: "pgpool's port (11000); pcp has the next one" },
   "pg-port": {
@@ -33,7 +39,7 @@ const flags = {
   rewind: { short: "r", brief: "use pg_rewind when a standby follows a new primary" },
   "no-clusters": { short: "e", brief: "make the files, but no PostgreSQL clusters" },
   "health-check-test": { short: "t", brief: "set health_check_test" },
-  "sample-scripts": { short: "c", brief: "not built yet" },
+  "sample-scripts": { short: "c", brief: "use the sample scripts for failover and recovery" },
   "as-user": {
     arg: "NAME",
     brief: "for root: who runs the servers (postgres where it exists, else nobody)",
@@ -57,13 +63,13 @@ export const setupCommand: Command<typeof flags> = defineCommand({
   name: "pgpool_setup",
   brief: "make a test installation in the current, empty directory",
   usage: [
-    "[-m s|n] [-n N] [-p PORT] [-pg PORT] [--no-stop] [-d] [-s] [-r] [-e] [-t]",
+    "[-m s|r|i|l|y|n] [-n N] [-p PORT] [-pg PORT] [--no-stop] [-d] [-s] [-r] [-e] [-t] [-c]",
     "--wait-ready PORT [--while PID]",
   ],
   flags,
   notes: `Environment: PGBIN (directory of initdb), PGPOOL_INSTALL_DIR (pgpool is in its bin/), PGPOOLDIR
 (directory of the samples), PGSOCKET_DIR, BASEPORT, NUMCLUSTERS, USE_REPLICATION_SLOT,
-USE_PG_REWIND, ENABLE_TEST, PGPOOLDEBUG.
+USE_PG_REWIND, TEST_SAMPLES, ENABLE_TEST, PGPOOLDEBUG, CHECK_TIME_WAIT (seconds to wait for pgpool).
 The user who runs the servers is the superuser and the pcp user; the password is the same word.
 `,
   help: { to: "stdout", exitCode: 1 },
@@ -109,18 +115,17 @@ async function setUp(values: SetupValues, dir: string, call: Invocation): Promis
 /** What the command line and the environment ask for; the command line wins. */
 export type SetupChoice = Pick<
   files.SetupPlan,
-  "mode" | "port" | "useSlots" | "useRewind" | "debug" | "healthCheckTest"
+  "mode" | "port" | "useSlots" | "useRewind" | "debug" | "healthCheckTest" | "useSamples"
 > & {
   readonly nodeCount: number;
   readonly postgresPort: number;
   readonly socketDirs: readonly string[];
 };
 
-/** @throws CommandFailure for a mode that is not built and for numbers out of range */
+/** @throws CommandFailure for a mode that there is not and for numbers out of range */
 export function readChoice(values: SetupValues, env: NodeJS.ProcessEnv): SetupChoice {
   const { BASEPORT, NUMCLUSTERS, PGSOCKET_DIR, ENABLE_TEST, PGPOOLDEBUG } = env;
-  const { USE_REPLICATION_SLOT, USE_PG_REWIND } = env;
-  if (values["sample-scripts"]) throw new CommandFailure("-c is not built yet", { exitCode: 1 });
+  const { USE_REPLICATION_SLOT, USE_PG_REWIND, TEST_SAMPLES } = env;
   const port = portOf(values.port ?? BASEPORT ?? "11000");
   const nodeCount = Number(values.nodes ?? NUMCLUSTERS ?? "2");
   if (!Number.isInteger(nodeCount) || nodeCount < 1 || nodeCount > 128) {
@@ -136,17 +141,17 @@ export function readChoice(values: SetupValues, env: NodeJS.ProcessEnv): SetupCh
     useRewind: values.rewind === true || isOn(USE_PG_REWIND),
     debug: values.debug === true || isOn(PGPOOLDEBUG),
     healthCheckTest: values["health-check-test"] === true || isOn(ENABLE_TEST),
+    useSamples: values["sample-scripts"] === true || isOn(TEST_SAMPLES),
   };
 }
 
 const isOn = (value: string | undefined): boolean => value === "true" || value === "1";
 
 function modeOf(letter: string): files.SetupMode {
-  if (letter === "s") return "streaming_replication";
-  if (letter === "n") return "raw";
-  const known = ["r", "l", "i"].includes(letter);
-  const text = known ? `mode "${letter}" is not built yet` : `unknown mode "${letter}"`;
-  throw new CommandFailure(text, { hint: "Use -m s or -m n.", exitCode: 1 });
+  const mode = files.setupModes[letter];
+  if (mode !== undefined) return mode;
+  const hint = `Use ${Object.keys(files.setupModes).join(", ")}.`;
+  throw new CommandFailure(`unknown mode "${letter}"`, { hint, exitCode: 1 });
 }
 
 function portOf(text: string): number {
@@ -241,8 +246,20 @@ async function build(
 ): Promise<void> {
   const step = stepper(site, call);
   if (!values["no-clusters"]) {
-    if (plan.mode === "raw") await buildAlone(site, plan, step);
-    else await buildReplicated(site, plan, step);
+    switch (plan.mode) {
+      case "raw":
+      case "slony":
+      case "native_replication":
+      case "snapshot_isolation":
+        await buildAlone(site, plan, step);
+        break;
+      case "logical_replication":
+        await buildAlone(site, plan, step);
+        await step("subscribing to data0", () => cluster.subscribe(plan));
+        break;
+      case "streaming_replication":
+        await buildReplicated(site, plan, step);
+    }
   }
   await step("writing etc/ and the scripts", async () => writeFiles(site, plan));
   if (values["no-clusters"]) return;
@@ -305,16 +322,39 @@ async function buildReplicated(
     await cluster.startCluster(site, plan, 0);
     await cluster.fillCluster(plan, 0);
   });
+  // The npm package of PostgreSQL has no pg_basebackup, which the scripts of recovery call.
+  const recovers = standbyPorts.length > 0 && canRun(join(plan.postgresBin, "pg_basebackup"));
+  if (recovers) await step("starting pgpool with the primary alone", () => startAlone(site, plan));
   for (const [at, port] of standbyPorts.entries()) {
-    await step(`making a standby, data${at + 1}, on port ${port}`, async () => {
+    const how = recovers ? "by online recovery, " : "";
+    await step(`making a standby, data${at + 1}, ${how}on port ${port}`, async () => {
+      if (recovers) return await cluster.recoverNode(site, plan, at + 1);
       await cluster.createStandby(site, plan, at + 1);
       await cluster.startCluster(site, plan, at + 1);
     });
   }
+  if (recovers) await cluster.must(site, pgpoolCall(plan, "-m", "f", "stop"));
   if (standbyPorts.length > 0) {
     await step("waiting for the standbys to stream", () => cluster.untilStreaming(site, plan));
   }
 }
+
+/** As upstream does it: a pgpool with one node learns of the others by a reload, as nodes that are down. */
+async function startAlone(site: cluster.Site, plan: files.SetupPlan): Promise<void> {
+  writeFiles(site, { ...plan, postgresPorts: plan.postgresPorts.slice(0, 1) });
+  await cluster.must(site, ["sh", join(plan.dir, "startall")]);
+  writeFiles(site, plan);
+  await cluster.must(site, pgpoolCall(plan, "reload"));
+  const count = plan.postgresPorts.length;
+  const known = async () => (await showPoolNodes(plan)).rows.length === count;
+  await cluster.waitFor(`${count} nodes`, known, { deadlineMs: 20_000, signal: site.signal });
+}
+
+const pgpoolCall = (plan: files.SetupPlan, ...words: string[]): readonly [string, ...string[]] => [
+  join(plan.pgpoolBin, "pgpool"),
+  ...["-f", files.configFile(plan)],
+  ...words,
+];
 
 function writeFiles(site: cluster.Site, plan: files.SetupPlan): void {
   const put = (name: string, text: string, mode?: number) =>
@@ -324,9 +364,13 @@ function writeFiles(site: cluster.Site, plan: files.SetupPlan): void {
   put("etc/pcp.conf", sample("pcp.conf.sample") + files.pcpConf(plan), 0o600);
   put("etc/pool_passwd", files.poolPasswd(plan), 0o600);
   if (plan.mode === "streaming_replication") {
-    put("etc/failover.sh", files.failoverScript(plan), 0o755);
-    put("etc/follow_primary.sh", files.followPrimaryScript(plan), 0o755);
+    const scripts = plan.useSamples ? sampleScripts : undefined;
+    put("etc/failover.sh", scripts?.["failover.sh"] ?? files.failoverScript(plan), 0o755);
+    const follow = scripts?.["follow_primary.sh"] ?? files.followPrimaryScript(plan);
+    put("etc/follow_primary.sh", follow, 0o755);
+    if (plan.useSamples) put("etc/scripts.conf", files.scriptSettings(plan));
   }
+  if (plan.useSamples) put("etc/ssh_here", files.sshHere(), 0o755);
   put("startall", files.startAll(plan), 0o755);
   put("shutdownall", files.shutdownAll(plan), 0o755);
   put("pgpool_reload", files.pgpoolReload(plan), 0o755);
@@ -395,6 +439,12 @@ async function stopPgpool(plan: files.SetupPlan): Promise<void> {
 
 const readyDeadlineMs = 30_000;
 
+/** A slow machine may ask for more patience. */
+function patienceMs({ CHECK_TIME_WAIT }: NodeJS.ProcessEnv): number {
+  const seconds = Number(CHECK_TIME_WAIT);
+  return Number.isFinite(seconds) && seconds > 0 ? seconds * 1000 : readyDeadlineMs;
+}
+
 /** For startall: resolves when a pgpool answers on the port, as whatever user we are. */
 async function waitReady(port: number, whilePid: string | undefined): Promise<number> {
   const user = serverOwner(undefined).name;
@@ -409,7 +459,7 @@ async function waitReady(port: number, whilePid: string | undefined): Promise<nu
       const { rows } = await queryOnce({ host: "127.0.0.1", port }, login, "SHOW pool_nodes");
       return rows.length > 0;
     },
-    { deadlineMs: readyDeadlineMs },
+    { deadlineMs: patienceMs(process.env) },
   );
   return 0;
 }

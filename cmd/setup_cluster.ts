@@ -17,17 +17,23 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { recoveryFunctionsSql } from "../core/cluster/recovery_functions.ts";
+import { replicates } from "../core/cluster/state.ts";
 import { classicNames } from "./classic_names.ts";
 import { CommandFailure } from "./failure.ts";
 import { type Owner, runAs } from "./owner.ts";
 import { copyEmbedded, findPostgres, type PostgresInstall } from "./postgres_finder.ts";
+import { sampleScripts } from "./sample_scripts.ts";
 import {
   baseBackupScript,
   dataDir,
+  firstStageName,
   postgresSettings,
   postgresSettingsName,
   remoteStartScript,
   type SetupPlan,
+  scriptSettings,
+  secondStageName,
   standbySettings,
   standbySettingsName,
 } from "./setup_files.ts";
@@ -159,8 +165,23 @@ export async function createCluster(site: Site, plan: SetupPlan, node: number): 
   const text = includes.map((name) => `include_if_exists = '${name}'\n`).join("");
   appendFileSync(join(data, "postgresql.conf"), `\n# This test installation.\n${text}`);
   writeClusterFiles(site, plan, node);
-  put(site, join(data, "basebackup.sh"), baseBackupScript(plan), 0o755);
-  put(site, join(data, "pgpool_remote_start"), remoteStartScript(plan), 0o755);
+  for (const [name, text] of recoveryScripts(plan)) put(site, join(data, name), text, 0o755);
+  put(site, join(data, "scripts.conf"), scriptSettings(plan));
+}
+
+/** What online recovery runs, by name. The second stage is in no need of a shorter form than its sample. */
+function recoveryScripts(plan: SetupPlan): readonly (readonly [string, string])[] {
+  const { useSamples } = plan;
+  const first = replicates(plan) ? "replication_mode_recovery_1st_stage" : "recovery_1st_stage";
+  const second = sampleScripts.replication_mode_recovery_2nd_stage;
+  return [
+    [firstStageName(plan), useSamples ? sampleScripts[first] : baseBackupScript(plan)],
+    ...(replicates(plan) ? [[secondStageName(plan), second] as const] : []),
+    [
+      "pgpool_remote_start",
+      useSamples ? sampleScripts.pgpool_remote_start : remoteStartScript(plan),
+    ],
+  ];
 }
 
 function writeClusterFiles(site: Site, plan: SetupPlan, node: number): void {
@@ -202,7 +223,10 @@ export function connectTo(plan: SetupPlan, port: number, database = "postgres") 
   );
 }
 
-/** What every cluster has: the database `test`, a password for the user, extensions if there are any. */
+/**
+ * What every cluster has: the database `test`, a password for the user, and the functions of online
+ * recovery, by the extension where it is installed.
+ */
 export async function fillCluster(plan: SetupPlan, node: number): Promise<void> {
   const sql = await connectTo(plan, plan.postgresPorts[node] ?? 0);
   try {
@@ -218,9 +242,41 @@ export async function fillCluster(plan: SetupPlan, node: number): Promise<void> 
       `SELECT name FROM pg_available_extensions WHERE ${wanted}`,
     );
     for (const [name] of rows) await template.query(`CREATE EXTENSION IF NOT EXISTS ${name}`);
+    const extension = rows.some(([name]) => name === "pgpool_recovery");
+    if (!extension) await template.query(recoveryFunctionsSql);
   } finally {
     template.close();
   }
+}
+
+/** Logical replication of every table that `test` will have: tables are to be made on each server. */
+export async function subscribe(plan: SetupPlan): Promise<void> {
+  const [publisher = 0, ...subscribers] = plan.postgresPorts;
+  const on = async (port: number, text: string) => {
+    const sql = await connectTo(plan, port, "test");
+    await sql.query(text).finally(() => sql.close());
+  };
+  await on(publisher, "CREATE PUBLICATION pgpool_test FOR ALL TABLES");
+  const source = `host=localhost port=${publisher} dbname=test user=${plan.user}`;
+  for (const [at, port] of subscribers.entries()) {
+    await on(
+      port,
+      `CREATE SUBSCRIPTION pgpool_test_${at + 1} CONNECTION '${source}' PUBLICATION pgpool_test`,
+    );
+  }
+}
+
+/** Makes a standby as an operator would: pcp_recovery_node, which exits with 0 whatever the server says. */
+export async function recoverNode(site: Site, plan: SetupPlan, node: number): Promise<void> {
+  const call = `${plan.pgpoolBin}/pcp_recovery_node -w -h localhost -p ${plan.pcpPort} -U ${plan.user}`;
+  const said = await must(site, ["sh", "-c", `PCPPASSFILE=${plan.dir}/pcppass ${call} -n ${node}`]);
+  if (said.includes("Command Successful")) return;
+  const log = join(plan.dir, "log", `data${node}.log`);
+  throw new CommandFailure(`data${node} could not be recovered`, {
+    detail:
+      `${said.trim().replaceAll("\n", " ")} ${lastLines(log, /FATAL|could not/) ?? ""}`.trim(),
+    exitCode: 1,
+  });
 }
 
 /** Copies the running primary (node 0) into a standby, which is not started yet. */

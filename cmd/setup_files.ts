@@ -4,8 +4,19 @@
  * some lines have the very shape that they look for.
  */
 import { md5Hash, pcpMd5 } from "../core/auth/password.ts";
+import { type ClusteringMode, replicates } from "../core/cluster/state.ts";
 
-export type SetupMode = "streaming_replication" | "raw";
+/** The letters of -m. */
+export const setupModes: { readonly [letter: string]: ClusteringMode } = {
+  s: "streaming_replication",
+  r: "native_replication",
+  i: "snapshot_isolation",
+  l: "logical_replication",
+  y: "slony",
+  n: "raw",
+};
+
+export type SetupMode = ClusteringMode;
 
 /** All that is decided before anything is made. Paths are absolute and need no quoting. */
 export type SetupPlan = {
@@ -26,6 +37,8 @@ export type SetupPlan = {
   readonly useRewind: boolean;
   readonly debug: boolean;
   readonly healthCheckTest: boolean;
+  /** The scripts of samples/ for failover and recovery, instead of the short ones made here. */
+  readonly useSamples: boolean;
 };
 
 /** What a path may hold, so that shells, pgpool.conf and postgresql.conf all read it unquoted. */
@@ -63,7 +76,8 @@ export function pgpoolSettings(plan: SetupPlan): string {
     `recovery_user = '${user}'`,
     `recovery_password = '${user}'`,
     "recovery_database = 'template1'",
-    "recovery_1st_stage_command = 'basebackup.sh'",
+    `recovery_1st_stage_command = '${firstStageName(plan)}'`,
+    ...(replicates(plan) ? [`recovery_2nd_stage_command = '${secondStageName(plan)}'`] : []),
     ...(plan.healthCheckTest ? ["health_check_test = on"] : []),
     ...(streaming
       ? [
@@ -71,17 +85,28 @@ export function pgpoolSettings(plan: SetupPlan): string {
           `follow_primary_command = '${dir}/etc/follow_primary.sh %d %h %p %D %m %H %M %P %r %R'`,
         ]
       : []),
-    ...nodesOf(plan).flatMap((node) => backendSettings(plan, node, streaming)),
+    ...nodesOf(plan).flatMap((node) => backendSettings(plan, node)),
   );
 }
 
-function backendSettings(plan: SetupPlan, node: number, streaming: boolean): readonly string[] {
+export function firstStageName(plan: SetupPlan): string {
+  if (!plan.useSamples) return "basebackup.sh";
+  return replicates(plan) ? "replication_mode_recovery_1st_stage" : "recovery_1st_stage";
+}
+
+export const secondStageName = (plan: SetupPlan): string =>
+  plan.useSamples ? "replication_mode_recovery_2nd_stage" : "pgpool_recovery_pitr";
+
+function backendSettings(plan: SetupPlan, node: number): readonly string[] {
+  const streaming = plan.mode === "streaming_replication";
+  const primary = plan.mode === "logical_replication" && node === 0;
   return [
     `backend_hostname${node} = 'localhost'`,
     `backend_port${node} = ${plan.postgresPorts[node]}`,
     `backend_weight${node} = 1`,
     `backend_data_directory${node} = '${dataDir(plan, node)}'`,
     ...(streaming ? [`backend_application_name${node} = 'server${node}'`] : []),
+    ...(primary ? [`backend_flag${node} = ALWAYS_PRIMARY`] : []),
     `health_check_period${node} = 10`,
     `health_check_timeout${node} = 20`,
     `health_check_user${node} = '${plan.user}'`,
@@ -134,13 +159,17 @@ export function postgresSettings(plan: SetupPlan, node: number): string {
     `port = ${plan.postgresPorts[node]}`,
     "listen_addresses = '*'",
     `unix_socket_directories = '${plan.socketDirs.join(",")}'`,
-    "wal_level = replica",
+    `wal_level = ${plan.mode === "logical_replication" ? "logical" : "replica"}`,
     "hot_standby = on",
     "max_wal_senders = 20",
     "max_replication_slots = 20",
     "max_prepared_transactions = 10",
     "archive_mode = on",
-    `archive_command = 'cp %p ${plan.dir}/archivedir/data${node}/%f </dev/null'`,
+    // Run in the data directory, of whichever node it is a copy.
+    `archive_command = 'cp %p ${plan.dir}/archivedir/$(basename "$PWD")/%f </dev/null'`,
+    ...(plan.mode === "snapshot_isolation"
+      ? ["default_transaction_isolation = 'repeatable read'"]
+      : []),
     `${plan.useRewind ? "" : "#"}wal_log_hints = on`,
     "fsync = off # a test installation need not outlive the machine",
     "log_line_prefix = '%m [%p] %q%u@%d %a '",
@@ -238,41 +267,74 @@ export const failoverScript = (plan: SetupPlan): string =>
 /** follow_primary_command: a standby that runs is made to follow the new primary, and attached again. */
 export const followPrimaryScript = (plan: SetupPlan): string =>
   `${scriptHead(plan, "Run by pgpool for each standby after a failover: %d %h %p %D %m %H %M %P %r %R")}${lines(
-    "node=$1 data=$4 new_host=$6 new_port=$9",
+    "node=$1 port=$3 data=$4 new_host=$6 new_port=$9",
     `exec >> ${plan.dir}/log/failover.log 2>&1`,
     'echo "$(date): node $node shall follow the primary on port $new_port"',
+    `pcp() { PCPPASSFILE=${plan.dir}/pcppass "${plan.pgpoolBin}/$1" -w -h localhost -U ${plan.user} -p ${plan.pcpPort} -n "$node"; }`,
     `${plan.postgresBin}/pg_ctl -D "$data" status || exit 0`,
     `${plan.postgresBin}/pg_ctl -D "$data" -w -m f stop || exit 1`,
     ...(plan.useRewind
       ? [
-          `${plan.postgresBin}/pg_rewind -D "$data" --source-server="host=$new_host port=$new_port user=${plan.user} dbname=postgres" || exit 1`,
+          `${plan.postgresBin}/pg_rewind -D "$data" --source-server="host=$new_host port=$new_port user=${plan.user} dbname=postgres" || { pcp pcp_recovery_node; exit; }`,
         ]
       : []),
-    `sed -i "s/host=[^ ]* port=[0-9]*/host=$new_host port=$new_port/" "$data/${standbySettingsName}"`,
+    ...(plan.useRewind ? [becomeItself("$data")] : []),
+    ...becomeStandby(plan, "$data", "host=$new_host port=$new_port"),
     ...(plan.useSlots
       ? [
           `${plan.postgresBin}/pg_receivewal -h "$new_host" -p "$new_port" -U ${plan.user} --create-slot --if-not-exists -S "server$node"`,
         ]
       : []),
     'touch "$data/standby.signal"',
-    `${plan.postgresBin}/pg_ctl -D "$data" -w -l ${plan.dir}/log/data$node.log start || exit 1`,
-    `PCPPASSFILE=${plan.dir}/pcppass ${plan.pgpoolBin}/pcp_attach_node -w -h localhost -U ${plan.user} -p ${plan.pcpPort} -n "$node"`,
+    `${plan.postgresBin}/pg_ctl -D "$data" -w -l ${plan.dir}/log/data$node.log start || { pcp pcp_recovery_node; exit; }`,
+    "pcp pcp_attach_node",
   )}`;
 
-/** In the data directories: the first stage of online recovery, run on the primary. */
+/** Of a copy, or of what pg_rewind has made of a server: the settings by which it is itself, not its source. */
+const becomeItself = (data: string): string =>
+  `sed -i "s/^port = .*/port = $port/" "${data}/${postgresSettingsName}"`;
+
+/** Whom it follows; what ALTER SYSTEM said of that, here or at its source, would have the last word. */
+const becomeStandby = (plan: SetupPlan, data: string, source: string): readonly string[] => [
+  `sed -i '/^primary_conninfo /d; /^primary_slot_name /d' "${data}/postgresql.auto.conf"`,
+  `cat > "${data}/${standbySettingsName}" <<EOF`,
+  `primary_conninfo = '${source} user=${plan.user} application_name=server$node'`,
+  "recovery_target_timeline = 'latest'",
+  ...(plan.useSlots ? ["primary_slot_name = 'server$node'"] : []),
+  "EOF",
+];
+
+/** In the data directories: the first stage of online recovery, run on the primary or the main node. */
 export const baseBackupScript = (plan: SetupPlan): string =>
+  replicates(plan) ? copyForReplay(plan) : copyAsStandby(plan);
+
+/**
+ * A server that was detached may run on. One that was killed may still be in the table of processes,
+ * where nobody collects the dead: it would be waited for in vain, and the lock beside its socket, by
+ * which a server knows that another one has its port, would keep its successor from starting.
+ */
+const makeWay = ({ postgresBin, socketDirs }: SetupPlan): readonly string[] => [
+  'pid=$(head -n 1 "$dest/postmaster.pid" 2> /dev/null)',
+  'runs() { [ -n "$pid" ] && kill -0 "$pid" 2> /dev/null && ! grep -qs "^State:.*Z" "/proc/$pid/status"; }',
+  `! runs || ${postgresBin}/pg_ctl -D "$dest" -m immediate stop || exit 1`,
+  ...socketDirs
+    .map((dir) => `${dir}/.s.PGSQL.$port.lock`)
+    .map(
+      (lock) =>
+        `[ -z "$pid" ] || [ "$(head -n 1 "${lock}" 2> /dev/null)" != "$pid" ] || rm -f "${lock}"`,
+    ),
+  'rm -rf "$dest"',
+];
+
+const copyAsStandby = (plan: SetupPlan): string =>
   `${scriptHead(plan, "MAIN_DIR HOST RECOVERY_DIR MAIN_PORT NODE RECOVERY_PORT: copies the primary into RECOVERY_DIR.")}${lines(
     "dest=$3 main_port=$4 node=$5 port=$6",
     `exec >> ${plan.dir}/log/recovery.log 2>&1`,
     'echo "$(date): recovering node $node on port $port from port $main_port"',
-    'rm -rf "$dest"',
+    ...makeWay(plan),
     `${plan.postgresBin}/pg_basebackup -h localhost -p "$main_port" -U ${plan.user} -D "$dest" -X stream -c fast || exit 1`,
-    `sed -i "s/^port = .*/port = $port/; s/archivedir\\/data[0-9]*/archivedir\\/data$node/" "$dest/${postgresSettingsName}"`,
-    `cat > "$dest/${standbySettingsName}" <<EOF`,
-    `primary_conninfo = 'host=localhost port=$main_port user=${plan.user} application_name=server$node'`,
-    "recovery_target_timeline = 'latest'",
-    ...(plan.useSlots ? ["primary_slot_name = 'server$node'"] : []),
-    "EOF",
+    becomeItself("$dest"),
+    ...becomeStandby(plan, "$dest", "host=localhost port=$main_port"),
     ...(plan.useSlots
       ? [
           `${plan.postgresBin}/pg_receivewal -h localhost -p "$main_port" -U ${plan.user} --create-slot --if-not-exists -S "server$node"`,
@@ -281,8 +343,54 @@ export const baseBackupScript = (plan: SetupPlan): string =>
     'touch "$dest/standby.signal"',
   )}`;
 
+/**
+ * The copy replays what its source archives until the second stage, and is a server of its own then.
+ * WAL that a former server of its name has archived must never be replayed by others.
+ */
+const copyForReplay = (plan: SetupPlan): string =>
+  `${scriptHead(plan, "MAIN_DIR HOST RECOVERY_DIR MAIN_PORT NODE RECOVERY_PORT: copies the main node into RECOVERY_DIR.")}${lines(
+    "source=$1 dest=$3 main_port=$4 node=$5 port=$6",
+    `exec >> ${plan.dir}/log/recovery.log 2>&1`,
+    'echo "$(date): recovering node $node on port $port from port $main_port"',
+    ...makeWay(plan),
+    `rm -rf ${plan.dir}/archivedir/"$(basename "$dest")"/*`,
+    `${plan.postgresBin}/pg_basebackup -h localhost -p "$main_port" -U ${plan.user} -D "$dest" -X stream -c fast || exit 1`,
+    becomeItself("$dest"),
+    `cat > "$dest/${standbySettingsName}" <<EOF`,
+    `restore_command = 'cp ${plan.dir}/archivedir/$(basename "$source")/%f %p'`,
+    "recovery_target_timeline = 'latest'",
+    "EOF",
+    'touch "$dest/recovery.signal"',
+  )}`;
+
 /** In the data directories: the end of online recovery, run on the primary. No ssh: one machine. */
 export const remoteStartScript = (plan: SetupPlan): string =>
   `${scriptHead(plan, "HOST DATA_DIR: starts the recovered cluster.")}${lines(
     `${plan.postgresBin}/pg_ctl -D "$2" -w -l "${plan.dir}/log/$(basename "$2").log" start >/dev/null 2>&1 </dev/null`,
   )}`;
+
+/** Beside the sample scripts: their settings, for servers that are all on this machine. */
+export const scriptSettings = (plan: SetupPlan): string =>
+  lines(
+    `PG_BIN=${plan.postgresBin}`,
+    `PG_OS_USER=${plan.user}`,
+    `PG_SUPERUSER=${plan.user}`,
+    `REPL_USER=${plan.user}`,
+    `PCP_BIN=${plan.pgpoolBin}`,
+    `PCP_PORT=${plan.pcpPort}`,
+    `PCP_USER=${plan.user}`,
+    `export PCPPASSFILE=${plan.dir}/pcppass`,
+    // Of the server in whose data directory a script lies, and of the one that is its third argument.
+    `ARCHIVE_DIR=${plan.dir}/archivedir/$(basename "$(dirname "$0")")`,
+    `RECOVERED_ARCHIVE_DIR=${plan.dir}/archivedir/$(basename "\${3:-}")`,
+    `SSH=${plan.dir}/etc/ssh_here`,
+  );
+
+/** In the place of ssh: the command, which is the last word, runs on this machine. */
+export const sshHere = (): string =>
+  lines(
+    "#! /bin/sh",
+    "# Called as ssh is, with a host and a command; every host of this installation is this one.",
+    'while [ "$#" -gt 1 ]; do shift; done',
+    'exec sh -c "$1"',
+  );

@@ -1,4 +1,7 @@
 import { describe, expect, test } from "bun:test";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir, userInfo } from "node:os";
+import { join } from "node:path";
 import { findUser } from "../../cmd/owner.ts";
 import { sampleFiles } from "../../cmd/samples.ts";
 import { readChoice } from "../../cmd/setup.ts";
@@ -6,6 +9,7 @@ import * as files from "../../cmd/setup_files.ts";
 import { tableText } from "../../cmd/table.ts";
 import { parseHba } from "../../core/auth/hba.ts";
 import { loadConfig } from "../../core/config/load.ts";
+import { eventually } from "../cluster/machine.ts";
 
 const plan: files.SetupPlan = {
   dir: "/x/y",
@@ -21,6 +25,7 @@ const plan: files.SetupPlan = {
   useRewind: false,
   debug: false,
   healthCheckTest: false,
+  useSamples: false,
 };
 
 /** The generated pgpool.conf as pgpool reads it. */
@@ -66,6 +71,46 @@ describe("etc/", () => {
     const text = files.pgpoolSettings({ ...plan, mode: "raw" });
     expect(configOf(text).config.backend_clustering_mode).toBe("raw");
     expect(text).not.toMatch(/failover_command|application_name/);
+  });
+
+  test("logical mode names its primary, and its servers decode their WAL", () => {
+    const logical = { ...plan, mode: "logical_replication" } as const;
+    const { config } = configOf(files.pgpoolSettings(logical));
+    expect(config.backend_clustering_mode).toBe("logical_replication");
+    expect(config.backends.map(({ flag }) => flag.alwaysPrimary)).toEqual([true, false, false]);
+    expect(config.failover_command).toBe("");
+    expect(files.postgresSettings(logical, 1)).toContain("wal_level = logical\n");
+  });
+
+  test.each(["native_replication", "snapshot_isolation"] as const)(
+    "%s has a second stage of recovery, and nobody is promoted",
+    (mode) => {
+      const replicated = { ...plan, mode };
+      const text = files.pgpoolSettings(replicated);
+      const { config } = configOf(text);
+      expect(config).toMatchObject({
+        backend_clustering_mode: mode,
+        recovery_1st_stage_command: "basebackup.sh",
+        recovery_2nd_stage_command: "pgpool_recovery_pitr",
+        failover_command: "",
+      });
+      expect(files.postgresSettings(replicated, 1).includes("'repeatable read'")).toBe(
+        mode === "snapshot_isolation",
+      );
+      const samples = files.pgpoolSettings({ ...replicated, useSamples: true });
+      expect(configOf(samples).config).toMatchObject({
+        recovery_1st_stage_command: "replication_mode_recovery_1st_stage",
+        recovery_2nd_stage_command: "replication_mode_recovery_2nd_stage",
+      });
+    },
+  );
+
+  test("the sample scripts get settings for this machine", () => {
+    const samples = { ...plan, useSamples: true };
+    expect(files.pgpoolSettings(samples)).toContain(
+      "recovery_1st_stage_command = 'recovery_1st_stage'\n",
+    );
+    expect(files.scriptSettings(samples)).toContain("SSH=/x/y/etc/ssh_here\n");
   });
 
   test("pool_hba.conf lets the two test users in by password, everybody else local without", () => {
@@ -127,12 +172,52 @@ describe("scripts", () => {
     failover: files.failoverScript(plan),
     follow: files.followPrimaryScript({ ...plan, useSlots: true, useRewind: true }),
     backup: files.baseBackupScript({ ...plan, useSlots: true }),
+    copy: files.baseBackupScript({ ...plan, mode: "native_replication" }),
     remoteStart: files.remoteStartScript(plan),
+    sshHere: files.sshHere(),
   };
   test.each(Object.entries(scripts))("%s is a script that the shell can read", (_, text) => {
     expect(text).toStartWith("#! /bin/sh\n");
     const checked = Bun.spawnSync(["sh", "-n"], { stdin: Buffer.from(text) });
     expect([checked.exitCode, checked.stderr.toString()]).toEqual([0, ""]);
+  });
+
+  test("a killed server whom nobody collects is no obstacle to its successor", async () => {
+    const dir = mkdtempSync(join(tmpdir(), "pgpool-"));
+    // The child of what becomes `sleep`, which waits for no child: once it is that, the child ends,
+    // and is a zombie for as long as the parent lives.
+    const child = "until grep -qs ^sleep /proc/$PPID/comm; do :; done";
+    const become = `sh -c '${child}' & echo $!; exec sleep 60`;
+    const parent = Bun.spawn(["sh", "-c", become], { stdout: "pipe" });
+    try {
+      const { value } = await parent.stdout.getReader().read();
+      const killed = Buffer.from(value ?? []).toString();
+      const status = () => readFileSync(`/proc/${killed.trim()}/status`, "latin1");
+      await eventually(() => status().includes("Z (zombie)"));
+
+      const bin = join(dir, "bin");
+      for (const each of ["bin", "log", "data0"]) mkdirSync(join(dir, each));
+      const [own, foreign] = [11002, 11003].map((port) => join(dir, `.s.PGSQL.${port}.lock`));
+      writeFileSync(join(dir, "data0", "postmaster.pid"), killed);
+      writeFileSync(own ?? "", killed);
+      writeFileSync(foreign ?? "", killed);
+      writeFileSync(join(bin, "pg_ctl"), "#!/bin/sh\nexit 1\n", { mode: 0o755 });
+      writeFileSync(join(bin, "pg_basebackup"), "#!/bin/sh\nexit 1\n", { mode: 0o755 });
+      const user = process.getuid?.() === 0 ? "nobody" : userInfo().username;
+      const here = { ...plan, dir, user, postgresBin: bin, socketDirs: [dir] };
+      if (user === "nobody") Bun.spawnSync(["chown", "-R", "nobody", dir]);
+
+      const script = join(dir, "basebackup.sh");
+      writeFileSync(script, files.baseBackupScript(here), { mode: 0o755 });
+      const args = ["/main", "localhost", join(dir, "data0"), "11003", "0", "11002"];
+      Bun.spawnSync([script, ...args]); // it ends where it would copy
+      expect(existsSync(own ?? "")).toBe(false);
+      expect(existsSync(foreign ?? "")).toBe(true);
+      expect(existsSync(join(dir, "data0"))).toBe(false);
+    } finally {
+      parent.kill("SIGKILL");
+      rmSync(dir, { recursive: true, force: true });
+    }
   });
 
   test("the ports are where scripts look for them", () => {
@@ -157,22 +242,26 @@ describe("readChoice()", () => {
       useRewind: false,
       debug: false,
       healthCheckTest: false,
+      useSamples: false,
     });
   });
 
   test("the environment changes them, and the command line wins", () => {
-    const env = { BASEPORT: "12000", NUMCLUSTERS: "4", PGSOCKET_DIR: "/s", ENABLE_TEST: "true" };
+    const env = {
+      ...{ BASEPORT: "12000", NUMCLUSTERS: "4", PGSOCKET_DIR: "/s" },
+      ...{ ENABLE_TEST: "true", TEST_SAMPLES: "true" },
+    };
     expect(readChoice({ nodes: "3", "pg-port": "13000" }, env)).toMatchObject({
       port: 12000,
       nodeCount: 3,
       postgresPort: 13000,
       socketDirs: ["/s"],
       healthCheckTest: true,
+      useSamples: true,
     });
   });
 
   test.each<[Parameters<typeof readChoice>[0], string]>([
-    [{ mode: "r" }, 'mode "r" is not built yet'],
     [{ mode: "q" }, 'unknown mode "q"'],
     [{ nodes: "0" }, "the number of clusters must be between 1 and 128"],
     [{ nodes: "x" }, "the number of clusters must be between 1 and 128"],
