@@ -3,15 +3,26 @@
  * `Postgres.create`, `Pgpool.create`: everything made in a scope is gone at its end.
  */
 import { test } from "bun:test";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { findProgram, isExecutable, runCommand, Scope } from "./machine.ts";
+import { canMakeNetworks } from "./netns.ts";
 import { pgbouncerProgram } from "./pgbouncer.ts";
 import { originalPgpool, ourBinary, Pgpool, type PgpoolOptions } from "./pgpool.ts";
-import { findPostgres, Postgres, type PostgresInstall, type PostgresOptions } from "./postgres.ts";
+import {
+  findContainerPostgres,
+  findPostgres,
+  Postgres,
+  type PostgresInstall,
+  type PostgresOptions,
+} from "./postgres.ts";
 
 export * from "./certificate.ts";
 export * from "./ledger.ts";
 export * from "./machine.ts";
+export * from "./messages.ts";
 export * from "./mock_postgres.ts";
+export * from "./netns.ts";
 export * from "./pgbouncer.ts";
 export * from "./pgpool.ts";
 export * from "./postgres.ts";
@@ -60,16 +71,31 @@ const needs = {
   "postgres (system)": async () => (await findPostgres("system")) !== undefined,
   "postgres (embedded)": async () => (await findPostgres("embedded")) !== undefined,
   "dist/pgpool": async () => ourBinary() !== undefined,
+  "container engine with the image of tests/cluster/postgres_image": async () =>
+    (await findContainerPostgres()) !== undefined,
   pgpool2: async () => originalPgpool() !== undefined,
+  "postgresql-15-pgpool2": async () => await hasExtension("pgpool_recovery"),
+  "network namespaces": async () => canMakeNetworks(),
   pgbouncer: async () => pgbouncerProgram() !== undefined,
   psql: () => runs("psql", "--version"),
   pgbench: () => runs("pgbench", "--version"),
+  shellcheck: () => runs("shellcheck", "--version"),
   openssl: () => runs("openssl", "version"),
+  ip: async () => findProgram("ip") !== undefined,
+  ping: async () => findProgram("ping") !== undefined,
   psycopg: async () => (await findPython("psycopg")) !== undefined,
   psycopg2: async () => (await findPython("psycopg2")) !== undefined,
 } as const satisfies Record<string, () => Promise<boolean>>;
 
 export type Need = keyof typeof needs;
+
+/** Whether the system's PostgreSQL has the extension's files. */
+async function hasExtension(name: string): Promise<boolean> {
+  const install = await findPostgres("system");
+  if (install === undefined) return false;
+  const { stdout } = await runCommand([join(install.bin, "pg_config"), "--sharedir"]);
+  return existsSync(join(stdout.trim(), "extension", `${name}.control`));
+}
 
 /** Debian's psql is a wrapper that may be there without the program behind it. */
 async function runs(name: string, argument: string): Promise<boolean> {

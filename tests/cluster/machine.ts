@@ -17,6 +17,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  writeFileSync,
 } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir, userInfo } from "node:os";
@@ -103,17 +104,49 @@ export async function eventually<T>(
 const portsGiven = new Set<number>();
 
 /**
- * A TCP port of 127.0.0.1 that nobody listens on, below the kernel's range for outgoing
- * connections. Drawn at random, so that test files running side by side do not meet.
+ * A TCP port of 127.0.0.1 that nobody listens on, below the kernel's range for outgoing connections.
+ * It is this process's for as long as it lives: a file says so to the test files beside it, since
+ * its server may start a moment later, or end and start again.
  */
 export async function freePort(): Promise<number> {
   for (let tries = 0; tries < 200; tries++) {
     const port = 20_000 + Math.floor(Math.random() * 12_000);
-    if (portsGiven.has(port) || !(await canListen(port))) continue;
-    portsGiven.add(port);
-    return port;
+    if (claim(port) && (await canListen(port))) return port;
   }
   throw new Error("no free port found between 20000 and 32000");
+}
+
+/** One file for each port, with the number of the process that has it. */
+const claimsDir = join(tmpdir(), "pgpool-test-ports");
+
+function claim(port: number): boolean {
+  if (portsGiven.has(port)) return false;
+  mkdirSync(claimsDir, { recursive: true });
+  const path = join(claimsDir, String(port));
+  for (let tries = 0; tries < 2; tries++) {
+    try {
+      writeFileSync(path, String(process.pid), { flag: "wx" });
+      if (portsGiven.size === 0) process.once("exit", unclaim);
+      portsGiven.add(port);
+      return true;
+    } catch {
+      if (isAlive(Number(readText(path)))) return false;
+      rmSync(path, { force: true });
+    }
+  }
+  return false;
+}
+
+function unclaim(): void {
+  for (const port of portsGiven) rmSync(join(claimsDir, String(port)), { force: true });
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return ""; // its process has just ended
+  }
 }
 
 function canListen(port: number): Promise<boolean> {
@@ -121,6 +154,27 @@ function canListen(port: number): Promise<boolean> {
     const server = createServer();
     server.once("error", () => resolve(false));
     server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+  });
+}
+
+/** The first of `count` free ports in a row. */
+export async function freePorts(count: number): Promise<number> {
+  for (let tries = 0; tries < 50; tries++) {
+    const first = await freePort();
+    const taken = Array.from({ length: count }, (_, i) => occupy(first + i));
+    const servers = await Promise.all(taken);
+    for (const server of servers) server?.close();
+    if (servers.every((server) => server !== undefined)) return first;
+  }
+  throw new Error(`no ${count} free ports in a row`);
+}
+
+/** Listens at a port, on all addresses; undefined when somebody else does. */
+export function occupy(port: number): Promise<ReturnType<typeof createServer> | undefined> {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once("error", () => resolve(undefined));
+    server.listen(port, () => resolve(server));
   });
 }
 
@@ -134,8 +188,63 @@ export type ProcessOptions = {
   readonly logPath: string;
 };
 
-/** A server started by a test. Its output goes to a file, so nothing blocks when nobody reads. */
-export class ServerProcess {
+/** A server started by a test, a process of this machine or one in a container. */
+export interface Running {
+  readonly name: string;
+  readonly pid: number;
+  /** How it ended, such as "exit 0"; undefined while it runs. */
+  readonly end: string | undefined;
+  /** Resolves with `end`. */
+  readonly ended: Promise<string>;
+  readonly running: boolean;
+  log(): string;
+  /** Nothing happens when it is gone already. */
+  signal(signal: NodeJS.Signals): void;
+  /** Signals, then waits for the end; past the deadline it is killed and this rejects. */
+  stop(signal: NodeJS.Signals, deadlineMs?: number): Promise<string>;
+  /** Probes until it answers; a server that ends first is an error with the tail of its log. */
+  untilReady(probe: () => Promise<boolean>, deadlineMs?: number): Promise<void>;
+}
+
+/** What `untilReady` does, whatever runs. */
+export async function untilAnswering(
+  server: Running,
+  probe: () => Promise<boolean>,
+  deadlineMs: number,
+): Promise<void> {
+  const answer = async () => (server.running ? await probe() : true);
+  try {
+    await eventually(answer, Boolean, { deadlineMs, what: `${server.name} to answer` });
+  } catch (error) {
+    throw new Error(`${String(error)}\n${tail(server.log())}`);
+  }
+  if (!server.running) {
+    throw new Error(`${server.name} ended (${server.end}):\n${tail(server.log())}`);
+  }
+}
+
+/** What `stop` does once it has sent the signal: whoever does not heed it is killed, which is an error. */
+export async function untilEnded(
+  server: Running,
+  signal: NodeJS.Signals,
+  deadlineMs: number,
+  kill: () => unknown,
+): Promise<string> {
+  try {
+    await eventually(
+      () => server.end,
+      (end) => end !== undefined,
+      { deadlineMs, what: `${server.name} to end after ${signal}` },
+    );
+  } catch (error) {
+    await kill();
+    throw new Error(`${String(error)}\n${tail(server.log())}`);
+  }
+  return server.ended;
+}
+
+/** A process of this machine. Its output goes to a file, so nothing blocks when nobody reads. */
+export class ServerProcess implements Running {
   readonly name: string;
   readonly logPath: string;
   /** Resolves when the process is gone, with "exit N" or "signal NAME". */
@@ -178,7 +287,6 @@ export class ServerProcess {
     return pid;
   }
 
-  /** How it ended; undefined while it runs. */
   get end(): string | undefined {
     return this.#end;
   }
@@ -191,36 +299,17 @@ export class ServerProcess {
     return existsSync(this.logPath) ? readFileSync(this.logPath, "utf8") : "";
   }
 
-  /** Nothing happens when it is gone already. */
   signal(signal: NodeJS.Signals): void {
     if (this.running) this.#child.kill(signal);
   }
 
-  /** Signals, then waits for the end; past the deadline it is killed and this rejects. */
   async stop(signal: NodeJS.Signals, deadlineMs = 20_000): Promise<string> {
     this.signal(signal);
-    try {
-      await eventually(
-        () => this.#end,
-        (end) => end !== undefined,
-        { deadlineMs, what: `${this.name} to end after ${signal}` },
-      );
-    } catch (error) {
-      this.signal("SIGKILL");
-      throw new Error(`${String(error)}\n${tail(this.log())}`);
-    }
-    return this.ended;
+    return await untilEnded(this, signal, deadlineMs, () => this.signal("SIGKILL"));
   }
 
-  /** Probes until it answers; a process that ends first is an error with the tail of its log. */
-  async untilReady(probe: () => Promise<boolean>, deadlineMs = 30_000): Promise<void> {
-    const answer = async () => (this.running ? await probe() : true);
-    try {
-      await eventually(answer, Boolean, { deadlineMs, what: `${this.name} to answer` });
-    } catch (error) {
-      throw new Error(`${String(error)}\n${tail(this.log())}`);
-    }
-    if (!this.running) throw new Error(`${this.name} ended (${this.#end}):\n${tail(this.log())}`);
+  untilReady(probe: () => Promise<boolean>, deadlineMs = 30_000): Promise<void> {
+    return untilAnswering(this, probe, deadlineMs);
   }
 }
 
@@ -338,7 +427,7 @@ export class Scope {
   /** Readable by all (servers run as another user when we are root); its files need not be. */
   readonly dir: string;
   readonly owner: Owner;
-  readonly #processes: ServerProcess[] = [];
+  readonly #processes: Running[] = [];
   readonly #undo: (() => Promise<void> | void)[] = [];
 
   constructor() {
@@ -363,9 +452,13 @@ export class Scope {
   }
 
   start(options: Omit<ProcessOptions, "cwd"> & { readonly cwd?: string }): ServerProcess {
-    const started = ServerProcess.start({ cwd: this.dir, ...options });
-    this.#processes.push(started);
-    return started;
+    return this.own(ServerProcess.start({ cwd: this.dir, ...options }));
+  }
+
+  /** Stops the server at the end, in turn with those that `start` has started. */
+  own<R extends Running>(server: R): R {
+    this.#processes.push(server);
+    return server;
   }
 
   /** Runs at the end, the latest first. */

@@ -5,11 +5,14 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
+  type CommandResult,
   eventually,
   findProgram,
   freePort,
   isExecutable,
+  processTree,
   repositoryRoot,
+  runCommand,
   type Scope,
   type ServerProcess,
 } from "./machine.ts";
@@ -41,6 +44,9 @@ export function programUnderTest(): Program | undefined {
   return PGPOOL_PROGRAM === "original" ? originalPgpool() : ourBinary();
 }
 
+/** The line of pcp.conf of the administrator whose password is `secret`. */
+export const pcpAdmin = "admin:5ebe2294ecd0e0f08eab7690d2a6ee69";
+
 export type Backend = { readonly host: string; readonly port: number; readonly weight?: number };
 export type ConfigValue = string | number | boolean;
 
@@ -59,6 +65,14 @@ export type PgpoolOptions = {
   readonly key?: string;
   readonly args?: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
+  /** Where it is reached; default 127.0.0.1. */
+  readonly host?: string;
+  /** Default: two free ones of this machine. A host in a namespace has all ports to itself. */
+  readonly ports?: { readonly port: number; readonly pcpPort: number };
+  /** Words before the program, such as those that run it in a network namespace. */
+  readonly under?: readonly string[];
+  /** Further files beside pgpool.conf, by name. */
+  readonly files?: Readonly<Record<string, string>>;
   /** Environment and files only: do not start. */
   readonly startLater?: boolean;
 };
@@ -66,7 +80,7 @@ export type PgpoolOptions = {
 export type ShowRow = Readonly<Record<string, string>>;
 
 export class Pgpool {
-  readonly host = "127.0.0.1";
+  readonly host: string;
   readonly port: number;
   readonly pcpPort: number;
   /** Holds pgpool.conf and what belongs beside it, the log, the sockets and pgpool_status. */
@@ -80,15 +94,21 @@ export class Pgpool {
     this.#scope = scope;
     this.#options = options;
     this.program = program;
+    this.host = options.host ?? "127.0.0.1";
     [this.port = 0, this.pcpPort = 0] = ports;
-    this.dir = scope.makeDir(`pgpool-${this.port}`);
+    const name = options.host === undefined ? `${this.port}` : `${this.host}-${this.port}`;
+    this.dir = scope.makeDir(`pgpool-${name}`);
   }
 
   /** Writes the files and, unless told otherwise, starts it and waits until it listens. */
   static async create(scope: Scope, options: PgpoolOptions): Promise<Pgpool> {
     const program = options.program ?? programUnderTest();
     if (program === undefined) throw new Error("dist/pgpool is missing: run npm run build first");
-    const pgpool = new Pgpool(scope, program, options, [await freePort(), await freePort()]);
+    const { port, pcpPort } = options.ports ?? {
+      port: await freePort(),
+      pcpPort: await freePort(),
+    };
+    const pgpool = new Pgpool(scope, program, options, [port, pcpPort]);
     pgpool.writeFiles();
     if (options.startLater !== true) await pgpool.start();
     return pgpool;
@@ -111,6 +131,10 @@ export class Pgpool {
     return this.#process.pid;
   }
 
+  get started(): boolean {
+    return this.#process !== undefined;
+  }
+
   /** Undefined while it runs, else how it ended, such as "exit 0". */
   get end(): string | undefined {
     return this.#process?.end;
@@ -131,6 +155,7 @@ export class Pgpool {
     write("pool_passwd", passwd, 0o600);
     write("pcp.conf", pcpUsers, 0o600);
     if (key !== undefined) write(".pgpoolkey", [key], 0o600);
+    for (const [name, text] of Object.entries(this.#options.files ?? {})) write(name, [text]);
   }
 
   #defaults(): Record<string, ConfigValue> {
@@ -154,6 +179,8 @@ export class Pgpool {
       health_check_period: 0,
       failover_on_backend_error: false,
     };
+    const { use_watchdog: watched } = this.#options.config ?? {};
+    if (watched === true) Object.assign(defaults, { wd_ipc_socket_dir: this.dir });
     for (const [i, { host, port, weight }] of this.#options.backends.entries()) {
       defaults[`backend_hostname${i}`] = host;
       defaults[`backend_port${i}`] = port;
@@ -166,28 +193,35 @@ export class Pgpool {
   /** The command line, for tests that start the program by themselves. */
   get argv(): [string, ...string[]] {
     const file = (name: string) => join(this.dir, name);
-    return [
+    const words = [
+      ...(this.#options.under ?? []),
       this.program.path,
       ...["-n", "-f", this.configPath, "-F", file("pcp.conf"), "-a", file("pool_hba.conf")],
       ...(this.#options.key === undefined ? [] : ["-k", file(".pgpoolkey")]),
       ...(this.#options.args ?? []),
     ];
+    return words as [string, ...string[]];
   }
 
   /** Starts in the foreground and waits for the port; an early end is an error with its log. */
   async start(): Promise<void> {
+    await this.launch().untilReady(async () => {
+      const client = await RawClient.connect(this.tcp);
+      client.destroy();
+      return true;
+    });
+  }
+
+  /** Starts and waits for nothing. */
+  launch(): ServerProcess {
     const started = this.#scope.start({
-      name: `${this.program.kind} on ${this.port}`,
+      name: `${this.program.kind} on ${this.host}:${this.port}`,
       argv: this.argv,
       logPath: join(this.dir, "pgpool.log"),
       env: this.#options.env,
     });
     this.#process = started;
-    await started.untilReady(async () => {
-      const client = await RawClient.connect(this.tcp);
-      client.destroy();
-      return true;
-    });
+    return started;
   }
 
   /** Waits until a client can run a query, and not just connect. */
@@ -204,8 +238,22 @@ export class Pgpool {
     return (await this.#process?.stop(signals[mode])) ?? "never started";
   }
 
+  /** SIGKILL to it and to all its children, as when its host loses power. */
   async kill(): Promise<void> {
+    this.signalAll("SIGKILL");
     await this.#process?.stop("SIGKILL");
+  }
+
+  /** To every process of the original; ours is one. */
+  signalAll(signal: NodeJS.Signals): void {
+    if (this.#process?.running !== true) return;
+    for (const pid of processTree(this.#process.pid)) {
+      try {
+        process.kill(pid, signal);
+      } catch {
+        // it has ended meanwhile
+      }
+    }
   }
 
   signal(signal: NodeJS.Signals): void {
@@ -239,19 +287,23 @@ export class Pgpool {
   }
 
   /** One connection, the statements of `text` as one simple query, the rows as text. */
-  async sql(
-    text: string,
-    database = "test",
-    user = superuser,
-  ): Promise<Record<string, string | null>[]> {
-    const client = await RawClient.login(this.tcp, { user, database });
-    try {
-      const rows = await client.rows(text);
-      await client.terminate();
-      return rows;
-    } finally {
-      client.destroy();
-    }
+  sql(text: string, database = "test", user = superuser): Promise<Record<string, string | null>[]> {
+    return RawClient.session(this.tcp, { user, database }, (client) => client.rows(text));
+  }
+
+  /**
+   * `pcp(["detach-node", "-n", "1"])`, as the first of `pcpUsers`, whose password is `secret`. By our
+   * program, which speaks to the original too.
+   */
+  pcp(words: readonly string[]): Promise<CommandResult> {
+    const [entry = ""] = this.#options.pcpUsers ?? [];
+    const passFile = join(this.dir, "pcppass");
+    writeFileSync(passFile, "*:*:*:secret\n", { mode: 0o600 });
+    const user = entry.split(":")[0] ?? "";
+    const where = ["-h", this.host, "-p", String(this.pcpPort), "-U", user];
+    const env = { PCPPASSFILE: passFile };
+    const { path } = ourBinary() ?? this.program;
+    return runCommand([path, "pcp", ...words, ...where], { env });
   }
 
   /** `show("pool_nodes")`: one record a row. SHOW answers in text and never with NULL. */
@@ -267,6 +319,7 @@ function renderConfig(config: Readonly<Record<string, ConfigValue>>): string[] {
   return Object.entries(config).map(([name, value]) => {
     if (typeof value === "boolean") return `${name} = ${value ? "on" : "off"}`;
     if (typeof value === "number") return `${name} = ${value}`;
-    return `${name} = '${value.replaceAll("\\", "\\\\").replaceAll("'", "\\'")}'`;
+    // Backslashes are the value's own: the file's grammar knows no escape but that of a quote.
+    return `${name} = '${value.replaceAll("'", "\\'")}'`;
   });
 }

@@ -11,6 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import { containerImage, ServerContainer } from "./container.ts";
 import {
   eventually,
   findProgram,
@@ -19,10 +20,10 @@ import {
   isExecutable,
   mustRun,
   processTree,
+  type Running,
   repositoryRoot,
   runCommand,
   type Scope,
-  type ServerProcess,
 } from "./machine.ts";
 import { RawClient } from "./raw_client.ts";
 
@@ -30,10 +31,15 @@ import { RawClient } from "./raw_client.ts";
 export const superuser = "postgres";
 
 export type PostgresInstall = {
-  readonly kind: "system" | "embedded";
-  /** Folder of initdb and postgres; psql and the like are there for `system` only. */
+  readonly kind: "system" | "embedded" | "container";
+  /**
+   * Folder of initdb and postgres; psql and the like are there for `system` only. Of a container, the
+   * folder within it.
+   */
   readonly bin: string;
   readonly major: number;
+  /** Of a container. */
+  readonly image?: string;
 };
 
 /** The installation to use, `any` preferring the system's. Undefined where there is none. */
@@ -45,6 +51,15 @@ export async function findPostgres(
     if (system !== undefined || kind === "system") return system;
   }
   return findEmbeddedPostgres();
+}
+
+/** The one in the image of tests/cluster/postgres_image, where a container engine has it. */
+export async function findContainerPostgres(): Promise<PostgresInstall | undefined> {
+  const image = await containerImage();
+  const system = await findSystemPostgres(); // the image is made from it
+  return image === undefined || system === undefined
+    ? undefined
+    : { ...system, kind: "container", image };
 }
 
 async function findSystemPostgres(): Promise<PostgresInstall | undefined> {
@@ -91,6 +106,7 @@ function linkLibraries(native: string): void {
  * (a home directory, say): then the npm package is copied to where the test lives.
  */
 async function reachable(scope: Scope, install: PostgresInstall): Promise<PostgresInstall> {
+  if (install.kind === "container") return install;
   const program = join(install.bin, "postgres");
   if ((await runCommand(["test", "-x", program], { owner: scope.owner })).code === 0)
     return install;
@@ -131,7 +147,7 @@ export class Postgres {
   readonly socketDir: string;
   readonly install: PostgresInstall;
   readonly #scope: Scope;
-  #process: ServerProcess | undefined;
+  #process: Running | undefined;
   #standbyCount = 0;
 
   private constructor(scope: Scope, install: PostgresInstall, port: number) {
@@ -149,14 +165,7 @@ export class Postgres {
     const install = await reachable(scope, found);
     scope.giveToOwner(scope.dir);
     const server = new Postgres(scope, install, await freePort());
-    await mustRun(
-      [
-        join(install.bin, "initdb"),
-        ...["-D", server.dataDir, "-U", superuser, "-A", "trust"],
-        ...["-E", "UTF8", "--no-locale", "--no-sync"],
-      ],
-      { owner: scope.owner },
-    );
+    await server.#initdb();
     server.configure(options.settings ?? {});
     server.#writeHba(options.hba ?? trustAll);
     await server.start();
@@ -166,8 +175,53 @@ export class Postgres {
     return server;
   }
 
+  async #initdb(): Promise<void> {
+    const argv = [
+      join(this.install.bin, "initdb"),
+      ...["-D", this.dataDir, "-U", superuser, "-A", "trust"],
+      ...["-E", "UTF8", "--no-locale", "--no-sync"],
+    ] as const;
+    if (this.install.kind !== "container") {
+      await mustRun(argv, { owner: this.#scope.owner });
+      return;
+    }
+    const done = await this.#launch(argv, {
+      logPath: join(this.#scope.dir, `initdb-${this.port}.log`),
+      listens: false,
+    });
+    const end = await done.ended;
+    if (end !== "exit 0") throw new Error(`initdb: ${end}\n${done.log()}`);
+  }
+
+  /** In a container a server has a network of its own, from which its port is led out. */
+  get #isContained(): boolean {
+    return this.install.kind === "container";
+  }
+
+  async #launch(
+    argv: readonly [string, ...string[]],
+    { logPath, listens }: { readonly logPath: string; readonly listens: boolean },
+  ): Promise<Running> {
+    const scope = this.#scope;
+    const options = {
+      name: `PostgreSQL on ${this.port}`,
+      argv,
+      owner: scope.owner,
+      logPath,
+    };
+    const { image } = this.install;
+    if (image === undefined) return scope.start(options);
+    const inside = { ...options, cwd: scope.dir, image, mount: scope.dir };
+    const port = listens ? this.port : undefined;
+    return scope.own(await ServerContainer.start({ ...inside, port }));
+  }
+
   get socketPath(): string {
     return join(this.socketDir, `.s.PGSQL.${this.port}`);
+  }
+
+  get logPath(): string {
+    return join(this.#scope.dir, `postgres-${this.port}.log`);
   }
 
   get running(): boolean {
@@ -196,7 +250,7 @@ export class Postgres {
   configure(settings: Readonly<Record<string, string | number>>): void {
     const all = {
       port: this.port,
-      listen_addresses: this.host,
+      listen_addresses: this.#isContained ? "*" : this.host,
       unix_socket_directories: this.socketDir,
       shared_buffers: "32MB",
       fsync: "off",
@@ -219,7 +273,11 @@ export class Postgres {
 
   #writeHba(lines: readonly string[]): void {
     const admin = [`local all ${superuser} trust`, `local replication ${superuser} trust`];
-    this.#write("pg_hba.conf", `${[...admin, ...lines].join("\n")}\n`, "w");
+    // From outside of a container every client comes from the same strange address.
+    const seen = this.#isContained
+      ? lines.map((line) => line.replace("127.0.0.1/32", "0.0.0.0/0"))
+      : lines;
+    this.#write("pg_hba.conf", `${[...admin, ...seen].join("\n")}\n`, "w");
   }
 
   #write(name: string, text: string, flag: "a" | "w"): void {
@@ -230,12 +288,8 @@ export class Postgres {
 
   /** Starts it and waits until it answers a query. */
   async start(): Promise<void> {
-    const started = this.#scope.start({
-      name: `PostgreSQL on ${this.port}`,
-      argv: [join(this.install.bin, "postgres"), "-D", this.dataDir],
-      owner: this.#scope.owner,
-      logPath: join(this.#scope.dir, `postgres-${this.port}.log`),
-    });
+    const argv = [join(this.install.bin, "postgres"), "-D", this.dataDir] as const;
+    const started = await this.#launch(argv, { logPath: this.logPath, listens: true });
     this.#process = started;
     await started.untilReady(async () => {
       await this.sql("SELECT 1", "postgres");
@@ -262,6 +316,20 @@ export class Postgres {
         what: "PostgreSQL's children to end",
       },
     );
+    await this.#removeSharedMemory();
+  }
+
+  /**
+   * A server that was killed leaves a segment of System V shared memory, which only its next start
+   * would remove. Key and id are in the seventh line of its pid file.
+   */
+  async #removeSharedMemory(): Promise<void> {
+    const path = join(this.dataDir, "postmaster.pid");
+    const line = existsSync(path) ? readFileSync(path, "utf8").split("\n")[6] : undefined;
+    const id = /^\s*\d+\s+(\d+)/.exec(line ?? "")?.[1];
+    const program = findProgram("ipcrm");
+    if (id === undefined || program === undefined || this.#isContained) return;
+    await runCommand([program, "-m", id]);
   }
 
   /** Stops executing, with sockets left open: a machine that hangs. */
@@ -343,6 +411,30 @@ export class Postgres {
     });
     await standby.start();
     return standby;
+  }
+
+  /** A standby on which whatever this server has committed can be read. */
+  async createSynchronousStandby(): Promise<Postgres> {
+    const standby = await this.createStandby();
+    await this.sql("ALTER SYSTEM SET synchronous_commit = remote_apply", "postgres");
+    await this.sql("ALTER SYSTEM SET synchronous_standby_names = '*'", "postgres");
+    await this.reload();
+    await eventually(
+      () => this.value("SELECT sync_state FROM pg_stat_replication", "postgres"),
+      (state) => state === "sync",
+      { what: "the standby to be synchronous" },
+    );
+    return standby;
+  }
+
+  /** Waits until it has replayed what `primary` has written so far. */
+  async catchUpWith(primary: Postgres): Promise<void> {
+    const position = await primary.value("SELECT pg_current_wal_lsn()");
+    await eventually(
+      () => this.value(`SELECT pg_last_wal_replay_lsn() >= '${position}'`),
+      (done) => done === "t",
+      { what: "a standby to catch up" },
+    );
   }
 
   /** Waits in the server until the promotion is done. */

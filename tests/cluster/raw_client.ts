@@ -2,6 +2,7 @@
 import { createHash, createHmac, pbkdf2Sync, randomBytes } from "node:crypto";
 import { connect as netConnect } from "node:net";
 import { connect as tlsConnect } from "node:tls";
+import { type BoundValue, bind, describePortal, execute, parse, sync } from "./messages.ts";
 import {
   cString,
   type ErrorFields,
@@ -63,6 +64,22 @@ export class RawClient extends RawPeer {
     if (error === undefined) return client;
     client.destroy();
     throw new Error(`${error.S} ${error.C}: ${error.M} ${error.D ?? ""}`);
+  }
+
+  /** Logged in while `body` runs. */
+  static async session<T>(
+    target: Target,
+    login: Login,
+    body: (client: RawClient) => Promise<T>,
+  ): Promise<T> {
+    const client = await RawClient.login(target, login);
+    try {
+      const result = await body(client);
+      await client.terminate();
+      return result;
+    } finally {
+      client.destroy();
+    }
   }
 
   /** Asks for TLS; "S" means that the connection is encrypted from now on. */
@@ -136,6 +153,12 @@ export class RawClient extends RawPeer {
   /** A simple query with all its answers. */
   async query(sql: string): Promise<QueryResult> {
     this.send(frame("Q", cString(sql)));
+    return gatherResult(await this.until("Z"));
+  }
+
+  /** One statement with parameters by the extended protocol, as drivers send it. */
+  async extended(sql: string, values: readonly BoundValue[] = []): Promise<QueryResult> {
+    this.send(parse("", sql), bind("", values), describePortal(), execute(), sync);
     return gatherResult(await this.until("Z"));
   }
 
