@@ -86,8 +86,8 @@ describe("the binary, with sources and node_modules hidden", () => {
     expect(readlinkSync(join(prefix, "bin/pg_md5"))).toBe("pgpool");
     const hash = await mustRun([join(prefix, "bin/pg_md5"), "postgres"]);
     expect(hash).toBe("e8a48653851e28c69d0506508fb27fc5\n");
-    const pcp = await runCommand([join(prefix, "bin/pcp_node_info"), "-h", "localhost"]);
-    expect(pcp.stderr).toStartWith("pcp_node_info");
+    const pcp = await runCommand([join(prefix, "bin/pcp_node_info"), "--version"]);
+    expect(pcp.stderr).toStartWith("pcp_node_info (pgpool-II) ");
     const help = await runCommand([join(prefix, "bin/pgpool"), "--help"]);
     expect(help.stderr).toContain(join(prefix, "etc/pgpool.conf"));
   });

@@ -4,36 +4,29 @@
  * client, or in the wrong order, is seen; at the end the ledger must balance.
  */
 import { expect, test } from "bun:test";
+import { type Dice, diceOf } from "../random.ts";
 import {
+  bind,
   cancelRequest,
+  closeStatement,
   cString,
+  execute,
   frame,
   gatherResult,
-  int32s,
   Ledger,
   monitor,
   Pgpool,
   Postgres,
+  parse,
   RawClient,
   Scope,
+  sync,
 } from "./harness.ts";
 
 const sessions = 500;
 const workers = 24;
 
-type Random = (below: number) => number;
-type Act = (client: RawClient, ask: () => string, random: Random) => Promise<"goes on" | "gone">;
-
-/** mulberry32: small, and the same everywhere for the same seed. */
-function randomOf(seed: number): Random {
-  let state = seed;
-  return (below) => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return Math.floor((((t ^ (t >>> 14)) >>> 0) / 2 ** 32) * below);
-  };
-}
+type Act = (client: RawClient, ask: () => string, random: Dice) => Promise<"goes on" | "gone">;
 
 const only = (client: RawClient, sql: string) =>
   client.query(sql).then(({ rows, errors }) => errors[0]?.C ?? rows.map(([value]) => value).join());
@@ -69,11 +62,11 @@ const prepared: Act = async (client, ask, random) => {
   const name = `s${random(3)}`;
   const question = ask();
   client.send(
-    frame("C", Buffer.from("S"), cString(name)),
-    frame("P", cString(name), cString(`SELECT '${question}', $1`), Buffer.from([0, 0])),
-    bind(name, question),
-    frame("E", cString(""), int32s(0)),
-    frame("S"),
+    closeStatement(name),
+    parse(name, `SELECT '${question}', $1`),
+    bind(name, [question]),
+    execute(),
+    sync,
   );
   const { rows, errors } = gatherResult(await client.until("Z"));
   expect([errors, rows]).toEqual([[], [[question, question]]]);
@@ -83,13 +76,13 @@ const prepared: Act = async (client, ask, random) => {
 const pipelined: Act = async (client, ask, random) => {
   const questions = Array.from({ length: 2 + random(20) }, ask);
   const messages = questions.flatMap((question) => [
-    frame("P", cString(""), cString("SELECT $1::text"), Buffer.from([0, 0])),
-    bind("", question),
-    frame("E", cString(""), int32s(0)),
-    ...(random(3) === 0 ? [frame("S")] : []),
+    parse("", "SELECT $1::text"),
+    bind("", [question]),
+    execute(),
+    ...(random(3) === 0 ? [sync] : []),
   ]);
-  const syncs = messages.filter((message) => message[0] === 0x53).length;
-  client.send(...messages, frame("S"));
+  const syncs = messages.filter((message) => message === sync).length;
+  client.send(...messages, sync);
   const answers: (string | null)[] = [];
   for (let left = syncs + 1; left > 0; left--) {
     for (const [value] of gatherResult(await client.until("Z")).rows) answers.push(value ?? null);
@@ -97,13 +90,6 @@ const pipelined: Act = async (client, ask, random) => {
   expect(answers).toEqual(questions);
   return "goes on";
 };
-
-function bind(statement: string, value: string): Buffer {
-  const bytes = Buffer.from(value);
-  const one = Buffer.from([0, 0, 0, 1]);
-  const names = [cString(""), cString(statement)];
-  return frame("B", ...names, one, int32s(bytes.length), bytes, Buffer.from([0, 0]));
-}
 
 const transaction: Act = async (client, ask, random) => {
   const question = ask();
@@ -148,7 +134,7 @@ test(`no client gets another's answer (seed ${seed})`, async () => {
   let started = 0;
   let asked = 0;
   const work = async (worker: number) => {
-    const random = randomOf(seed + worker);
+    const random = diceOf(seed + worker);
     const ask = () => `q${worker}.${++asked}`;
     while (started++ < sessions) await oneSession(pgpool, ask, random);
   };
@@ -159,7 +145,7 @@ test(`no client gets another's answer (seed ${seed})`, async () => {
   await ledger.close();
 }, 110_000);
 
-async function oneSession(pgpool: Pgpool, ask: () => string, random: Random): Promise<void> {
+async function oneSession(pgpool: Pgpool, ask: () => string, random: Dice): Promise<void> {
   const client = await RawClient.connect(pgpool.tcp, 60_000);
   const parameters = { application_name: `app${random(2)}` };
   const { error, key } = await client.login({ user: "postgres", database: "test", parameters });

@@ -234,7 +234,7 @@ describe("logging in", () => {
       const { error } = await client.login({ user: "alice", database: "test" });
       expect(error).toMatchObject({
         S: "FATAL",
-        C: "XX000",
+        C: "28000",
         M: "client authentication failed",
         D: 'no pool_hba.conf entry for host "127.0.0.1", user "alice", database "test", SSL off',
         H: "see pgpool log for details",

@@ -60,16 +60,16 @@ const matrix = `
 `;
 
 const unfit = "password type stored in pool_passwd can't be used for clear text authentication";
-const texts: Record<string, readonly [message: string, detail: RegExp]> = {
-  A: ["md5 authentication failed", /^password does not match$/],
-  B: ["authentication failed", /^username "\w+" or password does not exist in backend$/],
-  C: ["clear text authentication failed", /^password does not match$/],
-  C0: ["clear text authentication failed", new RegExp(`^${unfit}$`)],
-  D: ["clear text password authentication failed", /^password does not match$/],
-  E1: ["failed to authenticate with backend using md5", /^valid password not found$/],
-  E2: ["failed to authenticate with backend using SCRAM", /^valid password not found$/],
-  E3: ["clear text password authentication failed", /^unable to get the password$/],
-  R: ["client authentication failed", /^no pool_hba.conf entry for host "127.0.0.1"/],
+const texts: Record<string, readonly [message: string, detail: RegExp, code: string]> = {
+  A: ["md5 authentication failed", /^password does not match$/, "28P01"],
+  B: ["authentication failed", /^username "\w+" or password does not exist in backend$/, "28P01"],
+  C: ["clear text authentication failed", /^password does not match$/, "28P01"],
+  C0: ["clear text authentication failed", new RegExp(`^${unfit}$`), "28P01"],
+  D: ["clear text password authentication failed", /^password does not match$/, "28P01"],
+  E1: ["failed to authenticate with backend using md5", /^valid password not found$/, "XX000"],
+  E2: ["failed to authenticate with backend using SCRAM", /^valid password not found$/, "XX000"],
+  E3: ["clear text password authentication failed", /^unable to get the password$/, "XX000"],
+  R: ["client authentication failed", /^no pool_hba.conf entry for host "127.0.0.1"/, "28000"],
 };
 
 type Cell = {
@@ -168,6 +168,7 @@ type Attempt = {
   readonly pid?: number;
   readonly M?: string;
   readonly D?: string;
+  readonly C?: string;
 };
 
 async function attempt(pgpool: Pgpool, cell: Cell, password: string): Promise<Attempt> {
@@ -180,7 +181,7 @@ async function attempt(pgpool: Pgpool, cell: Cell, password: string): Promise<At
   }
   const rest = (await client.closed()).map(({ type }) => type).join("");
   expect({ cell, answer: sequence + rest }).not.toMatchObject({ answer: /[KZ]/ });
-  return { in: false, M: error.M ?? "", D: error.D ?? "" };
+  return { in: false, M: error.M ?? "", D: error.D ?? "", C: error.C ?? "" };
 }
 
 /** All that one cell claims; the wrong password comes first, and again when a set is pooled. */
@@ -201,10 +202,10 @@ async function judge(pgpool: Pgpool, cell: Cell): Promise<void> {
   expect({ cell, in: third.in }).toEqual({ cell, in: true });
 }
 
-function expectText(cell: Cell, { in: entered, M, D }: Attempt, code: string): void {
-  const [message, detail] = texts[code] ?? [];
-  expect({ cell, code, entered, M, D }).toEqual({
-    ...{ cell, code, entered: false, M: message },
+function expectText(cell: Cell, { in: entered, M, D, C }: Attempt, code: string): void {
+  const [message, detail, sqlstate] = texts[code] ?? [];
+  expect({ cell, code, entered, M, D, C }).toEqual({
+    ...{ cell, code, entered: false, M: message, C: sqlstate },
     D: expect.stringMatching(detail ?? /./),
   });
 }

@@ -1,65 +1,22 @@
 /** `pgpool setup` and the scripts it leaves, run as a user would: by the compiled binary, no sources. */
 import { expect } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
+  eventually,
   everyPostgres,
-  freePort,
+  findPostgres,
+  freePorts,
   mustRun,
-  ourBinary,
-  type PostgresInstall,
-  RawClient,
+  occupy,
   runCommand,
   Scope,
   testNeeding,
 } from "./harness.ts";
+import { rows, setup, workDir } from "./setup_stage.ts";
 
 const setupTest = await testNeeding("dist/pgpool");
-
-/** The first of `count` free ports in a row. */
-async function freePorts(count: number): Promise<number> {
-  for (let tries = 0; tries < 50; tries++) {
-    const first = await freePort();
-    const taken = Array.from({ length: count }, (_, i) => occupy(first + i));
-    const servers = await Promise.all(taken);
-    for (const server of servers) server?.close();
-    if (servers.every((server) => server !== undefined)) return first;
-  }
-  throw new Error(`no ${count} free ports in a row`);
-}
-
-function occupy(port: number): Promise<ReturnType<typeof createServer> | undefined> {
-  return new Promise((resolve) => {
-    const server = createServer();
-    server.once("error", () => resolve(undefined));
-    server.listen(port, () => resolve(server));
-  });
-}
-
-function workDir(scope: Scope): string {
-  const dir = join(scope.dir, "work");
-  mkdirSync(dir);
-  scope.giveToOwner(dir);
-  return dir;
-}
-
-/** Runs `pgpool setup` there. PostgreSQL is the machine's own choice unless told. */
-function setup(dir: string, args: readonly string[], install?: PostgresInstall) {
-  const env = install === undefined ? {} : { PGBIN: install.bin };
-  const binary = ourBinary()?.path ?? "";
-  return runCommand([binary, "setup", ...args], { cwd: dir, env, deadlineMs: 120_000 });
-}
-
-async function rows(scope: Scope, port: number, sql: string) {
-  const login = { user: scope.owner.name, database: "test" };
-  const client = await RawClient.login({ host: "127.0.0.1", port }, login);
-  try {
-    return await client.rows(sql);
-  } finally {
-    client.destroy();
-  }
-}
+const systemTest = await testNeeding("dist/pgpool", "postgres (system)", "psql");
 
 /** Command lines that name the directory: its servers, and whatever they started. */
 async function processesOf(dir: string): Promise<readonly string[]> {
@@ -78,7 +35,8 @@ for (const install of await everyPostgres()) {
 
       const made = await setup(dir, ["-n", "3", "-p", String(port), "-s"], install);
       expect(made).toMatchObject({ code: 0, stderr: "" });
-      expect(made.stdout).toContain("making a standby, data2");
+      const how = install.kind === "system" ? ", by online recovery" : "";
+      expect(made.stdout).toContain(`making a standby, data2${how}`);
       expect(await processesOf(dir)).toEqual([]);
       const files = ["README.port", "bashrc.ports", "data0", "data2", "etc", "log", "pcppass"];
       expect(readdirSync(dir)).toEqual(
@@ -129,6 +87,56 @@ setupTest(
 );
 
 setupTest(
+  "logical mode makes subscribers of the first cluster, and writes go to it alone",
+  async () => {
+    await using scope = new Scope();
+    const dir = workDir(scope);
+    const port = await freePorts(4);
+    scope.defer(() => runCommand(["sh", join(dir, "shutdownall")]).then(() => undefined));
+    const made = await setup(dir, ["-m", "l", "-p", String(port), "--no-stop"]);
+    expect(made).toMatchObject({ code: 0, stderr: "" });
+    const nodes = await rows(scope, port, "SHOW pool_nodes");
+    expect(nodes.map(({ role }) => role)).toEqual(["primary", "standby"]);
+    for (const of of [port + 2, port + 3])
+      await rows(scope, of, "CREATE TABLE t (n int PRIMARY KEY)");
+    await rows(scope, port + 3, "ALTER SUBSCRIPTION pgpool_test_1 REFRESH PUBLICATION");
+    await rows(scope, port, "INSERT INTO t SELECT generate_series(1, 100)");
+    await eventually(
+      () => rows(scope, port + 3, "SELECT count(*) AS n FROM t"),
+      ([row]) => Object.values(row ?? {})[0] === "100",
+    );
+  },
+  120_000,
+);
+
+systemTest(
+  "-c installs the sample scripts, by which a standby can be made anew",
+  async () => {
+    await using scope = new Scope();
+    const dir = workDir(scope);
+    const port = await freePorts(4);
+    scope.defer(() => runCommand(["sh", join(dir, "shutdownall")]).then(() => undefined));
+    const made = await setup(dir, ["-c", "-r", "-p", String(port), "--no-stop"]);
+    expect(made).toMatchObject({ code: 0, stderr: "" });
+    const pgCtl = join((await findPostgres("system"))?.bin ?? "", "pg_ctl");
+    const data = join(dir, "data1");
+    await mustRun([pgCtl, "-D", data, "-m", "fast", "stop"], { owner: scope.owner });
+    const words = `'localhost', '${data}', '${port + 2}', 1, '${port + 3}', 'localhost'`;
+    const ask = (sql: string) => rows(scope, port + 2, sql, "template1");
+    await ask(`SELECT pgpool_recovery('recovery_1st_stage', ${words})`);
+    await ask(`SELECT pgpool_remote_start('localhost', '${data}')`);
+    expect(await rows(scope, port + 3, "SELECT pg_is_in_recovery() AS standby")).toEqual([
+      { standby: "t" },
+    ]);
+    await eventually(
+      () => ask("SELECT application_name AS name FROM pg_stat_replication"),
+      (found) => found.some(({ name }) => name === "server1"),
+    );
+  },
+  120_000,
+);
+
+setupTest(
   "a failure is told, and leaves the directory empty and nothing running",
   async () => {
     await using scope = new Scope();
@@ -140,7 +148,9 @@ setupTest(
     });
     const made = await setup(dir, ["-n", "2", "-p", String(port)]);
     expect(made.code).toBe(1);
-    expect(made.stderr).toMatch(/data1 did not start\nDETAIL: .*Address already in use/);
+    expect(made.stderr).toMatch(
+      /data1 (could not be recovered|did not start)\nDETAIL: .*Address already in use/,
+    );
     expect(readdirSync(dir)).toEqual([]);
     expect(await processesOf(dir)).toEqual([]);
     const log = /see (\S+)/.exec(made.stderr)?.[1] ?? "";

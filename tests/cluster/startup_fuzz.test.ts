@@ -5,6 +5,7 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
+import { randomOf } from "../random.ts";
 import {
   cancelRequest,
   cString,
@@ -56,17 +57,6 @@ beforeAll(async () => {
 }, 60_000);
 
 afterAll(() => scope.close());
-
-/** Numbers in 0…1 that depend on the seed alone (mulberry32). */
-function randomOf(start: number): () => number {
-  let state = start;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 type Random = () => number;
 const pick = <T>(random: Random, all: readonly T[]): T => {
