@@ -41,15 +41,7 @@ export function routeEnv(route: Route): Record<string, string> {
 
 export async function startTopology(scope: Scope, install?: PostgresInstall): Promise<Topology> {
   const primary = await Postgres.create(scope, { install });
-  const standby = await primary.createStandby();
-  await primary.sql("ALTER SYSTEM SET synchronous_commit = remote_apply", "postgres");
-  await primary.sql("ALTER SYSTEM SET synchronous_standby_names = '*'", "postgres");
-  await primary.reload();
-  await eventually(
-    () => primary.value("SELECT sync_state FROM pg_stat_replication", "postgres"),
-    (state) => state === "sync",
-    { what: "the standby to be synchronous" },
-  );
+  const standby = await primary.createSynchronousStandby();
   const proxied = [
     await startRoute(scope, "reading from the primary", [primary, standby], [1, 0]),
     await startRoute(scope, "reading from the standby", [primary, standby], [0, 1]),
