@@ -7,10 +7,19 @@
 import { parseArgs } from "node:util";
 import { configFuzzers } from "./config.ts";
 import type { Fuzzer } from "./fuzzer.ts";
+import { pcpFuzzers } from "./pcp.ts";
 import { sqlFuzzers } from "./sql.ts";
+import { watchdogFuzzers } from "./watchdog.ts";
 import { canary, wireFuzzers } from "./wire.ts";
 
-const fuzzers: readonly Fuzzer[] = [...wireFuzzers, ...configFuzzers, ...sqlFuzzers, canary];
+const fuzzers: readonly Fuzzer[] = [
+  ...wireFuzzers,
+  ...configFuzzers,
+  ...sqlFuzzers,
+  ...pcpFuzzers,
+  ...watchdogFuzzers,
+  canary,
+];
 
 /** `smoke` divides by this: the gate has a minute for everything. */
 const SMOKE_DIVISOR = 40;

@@ -18,14 +18,14 @@ import {
 } from "../core/wire/messages.ts";
 import { type Fuzzer, fuzzer, mutated } from "./fuzzer.ts";
 
-const concat = (pieces: readonly Uint8Array[]) => Uint8Array.from(Buffer.concat(pieces));
+export const concat = (pieces: readonly Uint8Array[]) => Uint8Array.from(Buffer.concat(pieces));
 const fromClient = fc.oneof(
   queryMessage.map(encodeFrontend),
   answer.map(([, message]) => encodeFrontend(message)),
 );
 const fromServer = backendMessage.map(encodeBackend);
 const phase = fc.constantFrom<FrontendPhase>("query", "password", "sasl_initial", "sasl", "gss");
-const cuts = fc.array(fc.nat(10_000), { maxLength: 20 });
+export const cuts = fc.array(fc.nat(10_000), { maxLength: 20 });
 
 /** The frame with the length word put right, so that a mutated body reaches the decoder. */
 function reframed(bytes: Uint8Array): Uint8Array {
@@ -43,7 +43,7 @@ function mayRefuse(act: () => void): void {
   }
 }
 
-function pieces(bytes: Uint8Array, places: readonly number[]): Uint8Array[] {
+export function pieces(bytes: Uint8Array, places: readonly number[]): Uint8Array[] {
   const edges = [0, ...places.map((at) => at % (bytes.length + 1)), bytes.length];
   edges.sort((a, b) => a - b);
   return edges.slice(1).map((end, i) => bytes.slice(edges[i], end));
