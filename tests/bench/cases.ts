@@ -40,6 +40,7 @@ export function allCases(idleClients: number): Case[] {
     ]),
     connections({ ...plain, auth: "scram-sha-256" }),
     connections({ ...plain, tls: true, auth: "scram-sha-256" }),
+    ...cacheCases(),
     stalledReader(plain),
     stalledServer(plain),
   ];
@@ -69,6 +70,35 @@ function queries(setting: Setting, mode: (typeof modes)[number], clients: number
   };
 }
 
+/** Answered from memory by those who can: a hundred statements, again and again. */
+function cacheCases(): Case[] {
+  const setting: Setting = { ...plain, cache: true };
+  const hits = "\\set i random(1, 100)\nSELECT abalance FROM pgbench_accounts WHERE aid = :i;\n";
+  const large = "SELECT aid, filler FROM pgbench_accounts WHERE aid <= 10000;\n";
+  // Each statement is another one, of the same shape; the tables are not written.
+  const misses =
+    "\\set i random(1, 1000000)\n\\set j random(1, 1000000)\nSELECT abalance, :j AS j FROM pgbench_accounts WHERE aid = :i;\n";
+  const of = (
+    name: string,
+    mode: (typeof modes)[number],
+    clients: number,
+    script: string,
+  ): Case => ({
+    name,
+    setting,
+    fresh: false,
+    direct: true,
+    run: (contender, context) => runPgbench(contender, context, setting, { mode, clients, script }),
+  });
+  return [
+    ...(["simple", "prepared"] as const).flatMap((mode) =>
+      clientCounts.map((clients) => of(`cache hits ${mode} c=${clients}`, mode, clients, hits)),
+    ),
+    of("cache hits of 1 MB c=1", "simple", 1, large),
+    of("cache misses simple c=8", "simple", 8, misses),
+  ];
+}
+
 function connections(setting: Setting): Case {
   return {
     name: named(setting, `connections ${setting.auth === "trust" ? "trust" : "scram"} c=8`),
@@ -88,6 +118,7 @@ async function runPgbench(
     readonly mode: (typeof modes)[number];
     readonly clients: number;
     readonly reconnect?: boolean;
+    readonly script?: string;
   },
 ): Promise<Sample> {
   const cpuBefore = cpuOf(contender);

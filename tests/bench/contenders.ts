@@ -28,6 +28,8 @@ export type Setting = {
   readonly auth: "trust" | "scram-sha-256";
   /** How many clients at once each proxy must take. */
   readonly clients: number;
+  /** Those that can answer from memory do. */
+  readonly cache?: true;
 };
 
 /** Role and password of all benches; trusted or not is up to the setting. */
@@ -81,6 +83,7 @@ async function startPgpool(
       max_pool: 1,
       sr_check_period: 10,
       ...(setting.tls ? tlsConfig(await serverCertificate(scope)) : {}),
+      ...(setting.cache ? cacheConfig(scope) : {}),
     },
     ...(scram
       ? {
@@ -92,6 +95,14 @@ async function startPgpool(
   const pgpool = await Pgpool.create(scope, options);
   return { name, port: pgpool.port, pid: pgpool.pid };
 }
+
+/** Room for a result of a megabyte. */
+const cacheConfig = (scope: Scope) => ({
+  memory_cache_enabled: true,
+  memqcache_cache_block_size: 4 * 2 ** 20,
+  memqcache_maxcache: 2 * 2 ** 20,
+  memqcache_oiddir: scope.makeDir("oiddir"),
+});
 
 const tlsConfig = (files: ServerCertificate) => ({
   ssl: true,

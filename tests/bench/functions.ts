@@ -10,7 +10,7 @@ import { decodeText, encodeText } from "../../core/wire/text.ts";
 import { StatementParser } from "../../proxy/parser.ts";
 import { decideRoute } from "../../proxy/routing/route.ts";
 import { RoutingSession } from "../../proxy/routing/session_routing.ts";
-import { catalogOf, clusterOf, rulesOf } from "../proxy/routing/rules.ts";
+import { catalogOf, clusterOf, nothingWritten, rulesOf } from "../proxy/routing/rules.ts";
 
 const select = "SELECT abalance FROM pgbench_accounts WHERE aid = 4711";
 
@@ -53,6 +53,7 @@ async function benchRouting(): Promise<void> {
     // As a warm relation cache answers for an ordinary table.
     catalog: catalogOf({}),
     random: () => 0.7,
+    writes: nothingWritten,
   };
   const facts = parser.facts(select);
   const bytes = encodeText(select);

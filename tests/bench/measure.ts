@@ -1,7 +1,7 @@
 /** What a process tree costs, from Linux's /proc, and what pgbench and psql report. */
 
 import { spawn } from "node:child_process";
-import { closeSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { mustRun, processTree } from "../cluster/machine.ts";
 import { percentile } from "./table.ts";
@@ -69,6 +69,8 @@ export type PgbenchOptions = {
   readonly seconds: number;
   /** A new connection for each transaction. */
   readonly reconnect?: boolean;
+  /** pgbench's own read by primary key, unless another is given. */
+  readonly script?: string;
   /** Where it may leave its log files; they are removed again. */
   readonly dir: string;
 };
@@ -80,13 +82,16 @@ export type PgbenchResult = {
   readonly p99Ms: number | undefined;
 };
 
-/** One run of `pgbench -S`. Throws when a client was aborted: such a rate would mean nothing. */
+/** One run of pgbench. Throws when a client was aborted: such a rate would mean nothing. */
 export async function pgbench(program: string, options: PgbenchOptions): Promise<PgbenchResult> {
   const prefix = join(options.dir, "pgbench_log");
+  const script = join(options.dir, "script.sql");
+  if (options.script !== undefined) writeFileSync(script, options.script);
   const output = await mustRun(
     [
       program,
-      ...["-n", "-S", "-M", options.mode, "-c", String(options.clients)],
+      ...(options.script === undefined ? ["-S"] : ["-f", script]),
+      ...["-n", "-M", options.mode, "-c", String(options.clients)],
       ...["-j", String(Math.min(2, options.clients)), "-T", String(options.seconds)],
       ...["--log", `--log-prefix=${prefix}`, "--sampling-rate=0.2"],
       ...(options.reconnect ? ["-C"] : []),
