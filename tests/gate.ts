@@ -9,7 +9,7 @@
  *
  * With CI=true a skipped test is a failure: there everything must be installed.
  */
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
@@ -19,15 +19,31 @@ type Step = { readonly name: string; readonly run: () => Promise<StepResult> };
 
 const root = join(import.meta.dirname, "..");
 const bin = join(root, "node_modules/.bin");
-const { CI, PATH = "" } = process.env;
+const { CI, PATH = "", PGPOOL_TEST_CONTAINERS, PGPOOL_TEST_NETWORKS } = process.env;
+/** CI's word that this machine cannot run containers: their tests are left out, and that is said. */
+const withoutContainers = PGPOOL_TEST_CONTAINERS === "none";
+/** The same of network namespaces, which need root. */
+const withoutNetworks = PGPOOL_TEST_NETWORKS === "none";
 const mustNotSkip = CI === "true";
 const [target = "ok", ...filters] = process.argv.slice(2);
 
 async function main(): Promise<number> {
+  installMissing();
   const steps = stepsOf(target);
   if (steps !== undefined) return await runAll(steps);
   console.error("usage: gate.ts ok|cluster|interop|all [part of a test file's name]...");
   return 2;
+}
+
+/** A package that came to package.json since is fetched: others may have added it. */
+function installMissing(): void {
+  const { dependencies, devDependencies } = JSON.parse(
+    readFileSync(join(root, "package.json"), "utf8"),
+  ) as { readonly dependencies: object; readonly devDependencies: object };
+  const isMissing = (name: string) => !existsSync(join(root, "node_modules", name));
+  if (!Object.keys({ ...dependencies, ...devDependencies }).some(isMissing)) return;
+  const argv = ["install", "--no-audit", "--no-fund", "--no-save"];
+  execFileSync("npm", argv, { cwd: root, stdio: "inherit" });
 }
 
 function stepsOf(name: string): Step[] | undefined {
@@ -76,6 +92,12 @@ async function runAll(todo: readonly Step[]): Promise<number> {
   const refused = mustNotSkip && sum.skipped > 0;
   console.log(["", "Summary", ...lines].join("\n"));
   if (refused) console.log("CI=true allows no skipped tests");
+  if (withoutContainers) {
+    console.log("left out: tests/cluster/containers.test.ts, as no container can run here");
+  }
+  if (withoutNetworks) {
+    console.log("left out: tests/*/netns_*.test.ts, as no network namespace can be made here");
+  }
   console.log(sums(sum));
   return sum.failed > 0 || refused ? 1 : 0;
 }
@@ -99,6 +121,8 @@ function tests(name: string, wanted: (folder: string) => boolean, timeoutSeconds
     run: async () => {
       const files = testFiles("tests")
         .filter((file) => wanted(file.split("/")[1] ?? ""))
+        .filter((file) => !withoutContainers || !file.endsWith("/containers.test.ts"))
+        .filter((file) => !withoutNetworks || !file.includes("/netns_"))
         .filter((file) => filters.length === 0 || filters.some((part) => file.includes(part)));
       if (files.length === 0) return failure("no test files");
       // What measures time or fills the machine must run alone, and says so in its file name.
