@@ -6,7 +6,7 @@
 import { expect } from "bun:test";
 import type { Team } from "./failover_stage.ts";
 import { type Postgres, Scope, testNeeding } from "./harness.ts";
-import { contentsOf, MixedLoad, mixedSchema } from "./mixed_load.ts";
+import { contentsOf, differencesOf, MixedLoad, mixedSchema } from "./mixed_load.ts";
 import { Site } from "./replicated_site.ts";
 import { withReplicas } from "./replicated_stage.ts";
 
@@ -23,8 +23,8 @@ async function prepare(nodes: readonly Postgres[]): Promise<void> {
 const settings = { deadlock_timeout: "50ms" };
 
 async function expectSame(nodes: readonly Postgres[]): Promise<void> {
-  const [first, ...others] = await Promise.all(nodes.map(contentsOf));
-  for (const other of others) expect(other).toEqual(first ?? {});
+  const [first = {}, ...others] = await Promise.all(nodes.map(contentsOf));
+  for (const other of others) expect(differencesOf(first, other)).toEqual([]);
 }
 
 const modes = [

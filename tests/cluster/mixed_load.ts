@@ -36,17 +36,39 @@ export const mixedSchema = `
 const tables = ["accounts", "log", "events", "items", "tickets_used"];
 const sequences = ["log_id_seq", "events_id_seq", "tickets"];
 
-/** Per table and sequence what a node has of it, in short. */
-export async function contentsOf(node: Postgres): Promise<Record<string, string>> {
-  const sums = tables.map(
-    (name) =>
-      `(SELECT count(*) || ' ' || md5(coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '')) FROM ${name} t) AS ${name}`,
-  );
-  const lasts = sequences.map((name) => `(SELECT last_value::text FROM ${name}) AS ${name}`);
-  const [row] = await node.sql(`SELECT ${[...sums, ...lasts].join(", ")}`);
-  return Object.fromEntries(
-    Object.entries(row ?? {}).map(([name, value]) => [name, String(value)]),
-  );
+/** Per table its rows as text, in order, and per sequence where it is. */
+export async function contentsOf(node: Postgres): Promise<Record<string, readonly string[]>> {
+  const found: Record<string, readonly string[]> = {};
+  for (const name of tables) {
+    const rows = await node.sql(`SELECT t::text AS row FROM ${name} t ORDER BY 1`);
+    found[name] = rows.map(({ row }) => String(row));
+  }
+  for (const name of sequences) {
+    found[name] = [String(await node.value(`SELECT last_value FROM ${name}`))];
+  }
+  return found;
+}
+
+/** Rows that one has and the other has not, in words; none if they are the same. */
+export function differencesOf(
+  one: Readonly<Record<string, readonly string[]>>,
+  other: Readonly<Record<string, readonly string[]>>,
+): string[] {
+  return Object.entries(one).flatMap(([name, rows]) => {
+    const others = other[name] ?? [];
+    const lacking = (from: readonly string[], rows: readonly string[]) => {
+      const left = [...from];
+      return rows.filter((row) => {
+        const at = left.indexOf(row);
+        if (at >= 0) left.splice(at, 1);
+        return at < 0;
+      });
+    };
+    return [
+      ...lacking(others, rows).map((row) => `${name} - ${row}`),
+      ...lacking(rows, others).map((row) => `${name} + ${row}`),
+    ];
+  });
 }
 
 /** How a statement is said. */
