@@ -686,6 +686,17 @@ describe("where pgpool replicates", () => {
     expect<[number[], string]>([[...route.nodes], route.why]).toEqual([[...nodes], why]);
   });
 
+  test("EXECUTE asks what it inserts into, also where no node knows the statement any more", () => {
+    const prepare = parser.facts("PREPARE p AS INSERT INTO t VALUES (1)");
+    const view = viewOf(around);
+    noteSuccess(session, prepare, view.rules, view.catalog, []);
+    const catalog = { ...view.catalog, columns: () => undefined };
+    const route = decide("EXECUTE p", { ...around, catalog });
+    if (route.kind !== "ask") throw new Error(`decided ${route.kind}`);
+    expect(route.questions.map(({ kind }) => kind)).toEqual(["columns"]);
+    expect(nodesOf(decide("EXECUTE p", around)).nodes).toEqual([nodeId(0), nodeId(1)]);
+  });
+
   test("what only looks leaves the reads of its transaction where they are", () => {
     const view = viewOf(around);
     for (const sql of ["BEGIN", "SELECT pg_relation_size('t')"]) {
