@@ -47,13 +47,20 @@ export type Edit = {
   readonly pieces: readonly Piece[];
 };
 
+/** `first`: the number of the first parameter behind the client's. */
+export type PrepareMore = {
+  readonly name: string;
+  readonly asked: readonly string[];
+  readonly first: number;
+};
+
 export type Rewriting = {
   /** Expressions of type text. */
   readonly asked: readonly string[];
   /** In the order of the text, none within another. */
   readonly edits: readonly Edit[];
   /** PREPAREs of the text whose statement takes more parameters now; asked before each EXECUTE. */
-  readonly prepares: readonly { readonly name: string; readonly asked: readonly string[] }[];
+  readonly prepares: readonly PrepareMore[];
   readonly literalsOnly: boolean;
   /**
    * All of it is the moment at which the transaction began, in one statement: the main node may run

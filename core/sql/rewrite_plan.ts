@@ -20,7 +20,7 @@ import {
   walkTree,
 } from "./parse_tree.ts";
 import { quoteName } from "./quoting.ts";
-import type { Edit, Piece, RewriteContext, Rewriting } from "./rewrite.ts";
+import type { Edit, Piece, PrepareMore, RewriteContext, Rewriting } from "./rewrite.ts";
 import { analyzedBy } from "./statement.ts";
 import { type Column, defaultSql, type TableColumns } from "./table_columns.ts";
 import { timeConstant, timeSpotOf } from "./time_of_day.ts";
@@ -85,7 +85,7 @@ class Plan {
   /** By where they begin: a tree may show the same place twice. */
   readonly #edits = new Map<number, Edit>();
   readonly #insertions = new Map<number, Edit>();
-  readonly #prepares: { name: string; asked: readonly string[] }[] = [];
+  readonly #prepares: PrepareMore[] = [];
   readonly #outer: Values = { asked: [], firstParameter: undefined };
   #values: Values = this.#outer;
   #literalsOnly = false;
@@ -137,7 +137,8 @@ class Plan {
     this.#values = { asked: [], firstParameter: given + 1 };
     this.#below(part);
     const { asked } = this.#values;
-    if (asked.length > 0) this.#prepares.push({ name: textField(node, "name"), asked });
+    const first = given + 1;
+    if (asked.length > 0) this.#prepares.push({ name: textField(node, "name"), asked, first });
     this.#values = this.#outer;
   }
 

@@ -47,8 +47,10 @@ export type SqlPrepared = Parsed & {
   readonly sql: string;
   /** What was known of the tables that it fills. */
   readonly filled: readonly (TableColumns | undefined)[];
-  /** As nodes get it that lack it, if otherwise than the client wrote it. */
-  readonly text?: string;
+  /** As nodes get it that lack it. */
+  readonly text: string;
+  /** The number of the first of `added`, as a parameter. */
+  readonly first: number;
 };
 
 export class RoutingSession {
@@ -101,8 +103,8 @@ export class RoutingSession {
   readonly changedTables = new Set<string>();
 
   readonly prepared = new Map<string, SqlPrepared>();
-  /** `added` of the PREPAREs in the statement that is under way. */
-  readonly adding = new Map<string, readonly string[]>();
+  /** The PREPAREs in the statement that is under way, where nodes get them otherwise than they were said. */
+  readonly adding = new Map<string, Pick<SqlPrepared, "text" | "added" | "first">>();
   /** What a Parse of this name made, for EXECUTE and DEALLOCATE of it; the session knows. */
   parsed: (name: string) => Parsed | undefined = () => undefined;
   /** Nodes that have the statement which a Parse named last; the session knows. */
@@ -418,10 +420,10 @@ function noteObjects(
     const { name, sql, changedTables, inserts, changes } = each;
     const reads = facts.destination === "either";
     const readTables = reads ? facts.maybeTemporary : [];
-    const added = session.adding.get(name) ?? [];
+    const asGiven = session.adding.get(name) ?? { text: sql, added: [], first: 0 };
     const filled = inserts.map((table) => catalog.columns(table));
-    const known = { nodes, sql, reads, readTables, changedTables, inserts, added, changes };
-    session.prepared.set(name, { ...known, filled });
+    const known = { nodes, sql, reads, readTables, changedTables, inserts, changes, filled };
+    session.prepared.set(name, { ...known, ...asGiven });
   }
   if (facts.multiStatement) return; // the session looks after names there
   switch (statement.kind) {

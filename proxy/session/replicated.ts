@@ -469,7 +469,7 @@ export class ReplicatedSession implements ClientSession, EnsembleHost, ReplicaEv
     this.#segments.querySent();
     let message = raw;
     let placeOf: ((place: number) => number) | undefined;
-    if (!this.ensemble.failed) for (const name of facts.executed) this.router.renewPrepared(name);
+    this.renewPrepared(facts);
     const rewriting = this.rewriting(facts, sql, way.replicas);
     const question = rewriting && {
       asked: rewriting.asked,
@@ -634,6 +634,11 @@ export class ReplicatedSession implements ClientSession, EnsembleHost, ReplicaEv
     if (this.ensemble.status === FAILED) return undefined;
     if (replicas.length === 1 && facts.executed.length === 0) return undefined;
     return this.router.rewriting(facts, sql);
+  }
+
+  /** What SQL's PREPARE has made and this executes, for the tables as they are now. */
+  renewPrepared({ executed }: StatementFacts): void {
+    if (!this.ensemble.failed) for (const name of executed) this.router.renewPrepared(name);
   }
 
   locks(facts: StatementFacts, sql: string, replicas: readonly Replica[]): readonly InsertLock[] {

@@ -38,6 +38,7 @@ import {
   noteSuccess,
   type Parsed,
   RoutingSession,
+  type SqlPrepared,
   type TransactionStatus,
   takeCommitted,
 } from "../routing/session_routing.ts";
@@ -172,13 +173,24 @@ export class SessionRouter {
     this.session.adding.clear();
     if (!needsRewriting(facts, this.#rewriteContext)) return undefined;
     const rewriting = this.#engine.parser.rewriting(sql, facts, this.#rewriteContext);
-    for (const { name, asked } of rewriting?.prepares ?? []) this.session.adding.set(name, asked);
+    for (const { name, sql } of rewriting === undefined ? [] : facts.prepares) {
+      this.session.adding.set(name, this.#preparedAs(sql));
+    }
     return rewriting;
   }
+
   readonly #rewriteContext: RewriteContext = {
     columnsOf: (table) => this.#catalog.columns(table),
     addedTo: (name) => this.#prepared(name)?.added ?? nothing,
   };
+
+  /** A PREPARE as the nodes get it, and what each EXECUTE must add. */
+  #preparedAs(sql: string): Pick<SqlPrepared, "text" | "added" | "first"> {
+    const rewriting = this.#engine.parser.rewriting(sql, this.facts(sql), this.#rewriteContext);
+    const text = rewriting === undefined ? sql : withLiterals(sql, rewriting, nothing);
+    const { asked: added = nothing, first = 0 } = rewriting?.prepares[0] ?? {};
+    return { text, added, first };
+  }
 
   /**
    * A default that tells the time, and that its table has had since the PREPARE of this name, must be
@@ -187,16 +199,11 @@ export class SessionRouter {
   renewPrepared(name: string): void {
     const known = this.session.prepared.get(name);
     if (known === undefined) return;
-    const { sql } = known;
     const filled = known.inserts.map((table) => this.#catalog.columns(table));
     if (filled.includes(undefined) || filled.every((table, i) => table === known.filled[i])) return;
-    const context = this.#rewriteContext;
-    const rewriting = this.#engine.parser.rewriting(sql, this.facts(sql), context);
-    const added = rewriting?.prepares[0]?.asked ?? nothing;
-    const text = rewriting === undefined ? sql : withLiterals(sql, rewriting, nothing);
-    const isKnown = text === known.text || (added.length === 0 && known.added.length === 0);
-    const nodes = isKnown ? known.nodes : nothing;
-    this.session.prepared.set(name, { ...known, filled, added, text, nodes });
+    const renewed = this.#preparedAs(known.sql);
+    const nodes = renewed.text === known.text ? known.nodes : nothing;
+    this.session.prepared.set(name, { ...known, ...renewed, filled, nodes });
   }
 
   /** What is known of the tables that it fills: the same objects until their definitions are asked anew. */

@@ -11,6 +11,7 @@ import type { RouteReason } from "../../core/routing/reasons.ts";
 import { changesByCallsToo } from "../../core/sql/cache_facts.ts";
 import type { StatementFacts } from "../../core/sql/facts.ts";
 import type { InsertLock } from "../../core/sql/insert_lock.ts";
+import { quoteName } from "../../core/sql/quoting.ts";
 import {
   literals,
   placeBefore,
@@ -162,6 +163,7 @@ export class Segments {
     const way = yield* session.decide(facts, sql, "extended");
     const replicas = way.kind === "proxy" ? this.#main() : way.replicas;
     const why = way.kind === "proxy" ? "read" : way.why;
+    session.renewPrepared(facts);
     const rewriting = session.rewriting(facts, sql, replicas);
     const rewritten = rewriting && rewrittenParse(raw, sql, rewriting);
     // What is kept for long must not hold on to all that came with it.
@@ -246,16 +248,14 @@ export class Segments {
       (each) => each.label === "Parse" && each.statement === statement,
     );
     if (parsed !== undefined) return { replicas: this.#replicas, why: parsed.why };
-    if (statement.parse === undefined) {
-      const { ensemble, router } = this.#session;
-      const writes = router.session.prepared.get(statement.name)?.reads === false;
-      const replicas = writes ? ensemble.members : this.#knowing(statement);
-      return { replicas, why: "prepared_statement" };
-    }
     const { facts, sql } = statement;
     const way = yield* this.#session.decide(facts, sql, "extended");
     if (way.kind === "proxy") return { replicas: this.#main(), why: "read" };
     statement.locks = this.#session.locks(facts, sql, way.replicas);
+    if (statement.parse === undefined) {
+      this.#session.renewPrepared(facts);
+      statement.added = this.#addedBySql(statement.name);
+    }
     if (this.#isOutdated(statement)) {
       // What is gathered of it was bound in its older form.
       if (this.#pending.some((each) => each.statement === statement)) yield* this.runPending();
@@ -507,29 +507,25 @@ export class Segments {
 
   /** Statements that are bound here and that this node does not know yet. */
   #lacking(pending: readonly Pending[], replica: Replica): Lacking | undefined {
-    let messages: Uint8Array[] | undefined;
-    const brought: Statement[] = [];
-    const add = (...more: readonly Uint8Array[]) => {
-      messages = [...(messages ?? []), ...more];
-    };
+    const messages: Uint8Array[] = [];
+    const undo: (() => void)[] = [];
     for (const { label, statement, forget, done } of pending) {
-      if (forget !== undefined) add(forget);
+      if (forget !== undefined) messages.push(forget);
+      if (statement !== undefined && label === "Bind") {
+        this.#carry(statement.facts, statement.sql, replica, messages, undo);
+      }
       if (statement?.parse === undefined) continue;
       const isNew = label === "Parse" && done !== undefined;
       if (isNew && this.#leftovers.get(statement.name)?.delete(replica)) {
-        add(closeOf(statement.name));
+        messages.push(closeOf(statement.name));
       }
       const isKnown = statement.on.has(replica);
       statement.on.add(replica);
       if (isNew || isKnown) continue;
-      brought.push(statement);
-      add(...broughtAnew(statement, statement.parse));
+      undo.push(() => statement.on.delete(replica));
+      messages.push(...broughtAnew(statement, statement.parse));
     }
-    if (messages === undefined) return undefined;
-    const undo = () => {
-      for (const { on } of brought) on.delete(replica);
-    };
-    return { messages: Buffer.concat([...messages, syncMessage]), undo };
+    return lacking(messages, undo);
   }
 
   /** Nodes that have been spared the Close of a name, and still have what it named. */
@@ -551,7 +547,16 @@ export class Segments {
     if (known === undefined) return undefined;
     const nodes: readonly number[] = known.nodes;
     const on = this.#session.ensemble.members.filter(({ id }) => nodes.includes(id));
-    return { ...this.#foreign(name), sql: known.sql, on: new Set(on) };
+    // To bind it is to do what SQL's EXECUTE does.
+    const sql = `EXECUTE ${quoteName(name)}`;
+    const facts = this.#session.router.facts(sql);
+    const added = this.#addedBySql(name);
+    return { ...this.#foreign(name), sql, facts, on: new Set(on), added };
+  }
+
+  #addedBySql(name: string): Statement["added"] {
+    const { added: asked = [], first = 0 } = this.#session.router.session.prepared.get(name) ?? {};
+    return asked.length === 0 ? undefined : { asked, first };
   }
 
   /** Of what the client names we have seen no Parse: it may do anything. */
@@ -580,9 +585,20 @@ export class Segments {
 
   /** Statements that a text may execute, and that this node does not know: they are prepared there. */
   carried(facts: StatementFacts, sql: string, replica: Replica): Lacking | undefined {
-    if (!mayUseNames(facts, sql) || this.#session.ensemble.failed) return undefined;
     const messages: Uint8Array[] = [];
     const undo: (() => void)[] = [];
+    this.#carry(facts, sql, replica, messages, undo);
+    return lacking(messages, undo);
+  }
+
+  #carry(
+    facts: StatementFacts,
+    sql: string,
+    replica: Replica,
+    messages: Uint8Array[],
+    undo: (() => void)[],
+  ): void {
+    if (!mayUseNames(facts, sql) || this.#session.ensemble.failed) return;
     for (const statement of this.#statements.values()) {
       const { name, parse, on } = statement;
       if (name === "" || parse === undefined || on.has(replica)) continue;
@@ -596,15 +612,8 @@ export class Segments {
       if (known.nodes.includes(replica.id) || !mayUseName(facts, sql, name)) continue;
       router.alsoPrepared(name, replica.id);
       undo.push(() => router.notPrepared(name, replica.id));
-      messages.push(closeOf(name), forgetOwn, runOwn(known.text ?? known.sql));
+      messages.push(closeOf(name), forgetOwn, runOwn(known.text));
     }
-    if (messages.length === 0) return undefined;
-    return {
-      messages: Buffer.concat([...messages, syncMessage]),
-      undo: () => {
-        for (const each of undo) each();
-      },
-    };
   }
 
   /** The statement of this name, for SQL's EXECUTE and DEALLOCATE. */
@@ -718,6 +727,19 @@ export class Segments {
     if (this.#own === undefined || statement.kind !== "deallocate") return false;
     return statement.name !== undefined && this.#own.has("S", statement.name);
   }
+}
+
+function lacking(
+  messages: readonly Uint8Array[],
+  undo: readonly (() => void)[],
+): Lacking | undefined {
+  if (messages.length === 0) return undefined;
+  return {
+    messages: Buffer.concat([...messages, syncMessage]),
+    undo: () => {
+      for (const each of undo) each();
+    },
+  };
 }
 
 function unknown(

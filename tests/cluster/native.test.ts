@@ -3,10 +3,12 @@ import { expect } from "bun:test";
 import type { Team } from "./failover_stage.ts";
 import {
   bind,
+  eventually,
   execute,
   gatherResult,
   type Postgres,
   parse,
+  type QueryResult,
   RawClient,
   superuser,
   sync,
@@ -252,36 +254,75 @@ nativeTest(
   120_000,
 );
 
-nativeTest(
-  "what SQL has prepared fills in a default that its table has had since",
-  async () => {
-    await withReplicas(2, {}, async ({ pgpool, nodes }) => {
-      const client = await RawClient.login(pgpool.tcp, login, 30_000);
-      const told = async (sql: string) => {
-        const { tags, errors } = await client.query(sql);
-        return [...tags, ...errors.map(({ M }) => M)].join();
-      };
-      await client.query("CREATE TABLE later (n int, at timestamptz, also timestamptz)");
-      await client.query("PREPARE s (int) AS INSERT INTO later (n) VALUES ($1)");
-      expect(await told("EXECUTE s (1)")).toBe("INSERT 0 1");
-      for (const column of ["at", "also"]) {
-        await client.query(`ALTER TABLE later ALTER ${column} SET DEFAULT now()`);
-        for (const n of [2, 3]) expect(await told(`EXECUTE s (${n})`)).toBe("INSERT 0 1");
-      }
-      await client.query("ALTER TABLE later ALTER at DROP DEFAULT");
-      expect(await told("BEGIN")).toBe("BEGIN");
-      for (const n of [4, 5]) expect(await told(`EXECUTE s (${n})`)).toBe("INSERT 0 1");
-      expect(await told("COMMIT")).toBe("COMMIT");
-      const [main, second] = await valuesOn(
-        nodes,
-        "SELECT count(at) || ' ' || count(also) || ' ' || count(*) || md5(string_agg(later::text, ',' ORDER BY later::text)) FROM later",
-      );
-      expect(main).toStartWith("4 4 7");
-      expect(second).toBe(main ?? "");
-    });
+/** What SQL has prepared as `s`, run with a number: by SQL in either protocol, or bound by the protocol. */
+const executions: Record<string, (client: RawClient, n: number) => Promise<QueryResult>> = {
+  EXECUTE: (client, n) => client.query(`EXECUTE s (${n})`),
+  "EXECUTE in the extended protocol": (client, n) => client.extended(`EXECUTE s (${n})`),
+  Bind: async (client, n) => {
+    client.send(bind("s", [n]), execute(), sync);
+    return gatherResult(await client.until("Z"));
   },
-  120_000,
-);
+};
+
+for (const [way, run] of Object.entries(executions)) {
+  nativeTest(
+    `what SQL has prepared fills in a default that its table has had since: ${way}`,
+    async () => {
+      await withReplicas(2, {}, async ({ pgpool, nodes }) => {
+        const client = await RawClient.login(pgpool.tcp, login, 30_000);
+        const executed = async (n: number) => {
+          const { tags, errors } = await run(client, n);
+          expect([...tags, ...errors.map(({ M }) => M)]).toEqual(["INSERT 0 1"]);
+        };
+        await client.query("CREATE TABLE later (n int, at timestamptz, also timestamptz)");
+        await client.query("PREPARE s (int) AS INSERT INTO later (n) VALUES ($1)");
+        await executed(1);
+        for (const column of ["at", "also"]) {
+          await client.query(`ALTER TABLE later ALTER ${column} SET DEFAULT now()`);
+          for (const n of [2, 3]) await executed(n);
+        }
+        await client.query("ALTER TABLE later ALTER at DROP DEFAULT");
+        await client.query("BEGIN");
+        for (const n of [4, 5]) await executed(n);
+        expect((await client.query("COMMIT")).tags).toEqual(["COMMIT"]);
+        const [main, second] = await valuesOn(
+          nodes,
+          "SELECT count(at) || ' ' || count(also) || ' ' || count(*) || md5(string_agg(later::text, ',' ORDER BY later::text)) FROM later",
+        );
+        expect(main).toStartWith("4 4 7");
+        expect(second).toBe(main ?? "");
+      });
+    },
+    120_000,
+  );
+
+  nativeTest(
+    `what SQL has prepared takes turns with all INSERTs into its table: ${way}`,
+    async () => {
+      await withReplicas(2, {}, async ({ pgpool, nodes }) => {
+        const [main] = nodes;
+        const [client, other] = [
+          await RawClient.login(pgpool.tcp, login, 30_000),
+          await RawClient.login(pgpool.tcp, login, 30_000),
+        ];
+        await client.query("CREATE TABLE numbered (id serial, n int)");
+        await client.query("PREPARE s (int) AS INSERT INTO numbered (n) VALUES ($1)");
+        for (const sql of ["BEGIN", "INSERT INTO numbered (n) VALUES (1)"]) await other.query(sql);
+        const executed = run(client, 2);
+        await eventually(
+          () => main?.value("SELECT count(*) FROM pg_locks WHERE NOT granted"),
+          (waiting) => Number(waiting) > 0,
+          { deadlineMs: 30_000, what: "the second to wait for the first" },
+        );
+        await other.query("COMMIT");
+        expect((await executed).errors).toEqual([]);
+        const rows = "SELECT string_agg(id || ' ' || n, ', ' ORDER BY id) FROM numbered";
+        expect(await valuesOn(nodes, rows)).toEqual(["1 1, 2 2", "1 1, 2 2"]);
+      });
+    },
+    120_000,
+  );
+}
 
 nativeTest(
   "numbers that each node gives by itself are asked for where they were given",
