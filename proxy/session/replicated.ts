@@ -51,6 +51,7 @@ const simpleUnit = {
   parameters: undefined,
 } as const;
 
+const notRun: Outcome = { failed: true, completed: 0, untold: undefined, readyTold: false };
 const none: readonly never[] = [];
 const nothing = new Uint8Array(0);
 const readyFrames = { I: readyForQuery("I"), T: readyForQuery("T"), E: readyForQuery("E") };
@@ -61,10 +62,14 @@ const AHEAD_BYTES_MAX = 256 * 1024;
 /** A question of ours about the catalogs was not answered. */
 type AskingFailed = { readonly error: Uint8Array };
 
-/** Where a statement goes, if not to pgpool itself. */
+/**
+ * Where a statement goes, if not to pgpool itself. `unknown`: what had to be asked was not answered, so
+ * nobody can say what the nodes would make of it.
+ */
 export type Destination =
   | { readonly kind: "replicas"; readonly replicas: readonly Replica[]; readonly why: RouteReason }
-  | { readonly kind: "proxy"; readonly why: ProxyReason };
+  | { readonly kind: "proxy"; readonly why: ProxyReason }
+  | { readonly kind: "unknown"; readonly error: Uint8Array };
 
 export class ReplicatedSession implements ClientSession, EnsembleHost, ReplicaEvents {
   readonly ports: SessionPorts;
@@ -462,6 +467,12 @@ export class ReplicatedSession implements ClientSession, EnsembleHost, ReplicaEv
     const facts = this.router.facts(sql);
     const way =
       this.#decideAtOnce(facts, sql, "simple") ?? (yield* this.decide(facts, sql, "simple"));
+    if (way.kind === "unknown") {
+      this.#segments.querySent();
+      this.toClient(way.error);
+      yield* this.#conclude(facts, notRun, this.ensemble.members, "simple");
+      return;
+    }
     if (way.kind === "proxy" || this.#segments.deallocatesOwn(facts)) {
       yield* this.#answer(way.why, sql, facts);
       return;
@@ -552,7 +563,7 @@ export class ReplicatedSession implements ClientSession, EnsembleHost, ReplicaEv
     this.#segments.transactionEnded();
   }
 
-  *#answer(why: Destination["why"], sql: string, facts: StatementFacts): Script {
+  *#answer(why: RouteReason | ProxyReason, sql: string, facts: StatementFacts): Script {
     this.#segments.querySent();
     if (why === "failed_transaction") this.toClient(transactionFailed);
     else if (this.#segments.deallocatesOwn(facts)) {
@@ -605,10 +616,11 @@ export class ReplicatedSession implements ClientSession, EnsembleHost, ReplicaEv
     for (;;) {
       const route = router.decide(facts, sql, protocol);
       if (route.kind !== "ask") return this.#destinationOf(route);
-      const isKnown =
-        ensemble.status !== FAILED && (yield* this.#askCatalog(route.questions)) === undefined;
-      if (isKnown) continue;
-      return { kind: "replicas", replicas: ensemble.members, why: "replicated" };
+      if (ensemble.status === FAILED) {
+        return { kind: "replicas", replicas: ensemble.members, why: "replicated" };
+      }
+      const failed = yield* this.#askCatalog(route.questions);
+      if (failed !== undefined) return { kind: "unknown", error: failed.error };
     }
   }
 

@@ -161,6 +161,7 @@ export class Segments {
       return;
     }
     const way = yield* session.decide(facts, sql, "extended");
+    if (way.kind === "unknown") return yield* this.#refuse(way.error);
     const replicas = way.kind === "proxy" ? this.#main() : way.replicas;
     const why = way.kind === "proxy" ? "read" : way.why;
     session.renewPrepared(facts);
@@ -221,8 +222,9 @@ export class Segments {
       yield* this.#add(unknown(raw, "Bind", "S", name), this.#main());
       return;
     }
-    const { replicas, why } = yield* this.#placeOf(statement);
-    if (session.discarding) return;
+    const place = yield* this.#placeOf(statement);
+    if (place === undefined || session.discarding) return;
+    const { replicas, why } = place;
     const { added } = statement;
     const question = added && {
       asked: added.asked,
@@ -240,16 +242,17 @@ export class Segments {
     );
   }
 
-  /** Where a statement is bound: where it was just parsed, else where routing says now. */
+  /** Where a statement is bound: where it was just parsed, else where routing says now, if it can. */
   *#placeOf(
     statement: Statement,
-  ): Script<{ readonly replicas: readonly Replica[]; readonly why: RouteReason }> {
+  ): Script<{ readonly replicas: readonly Replica[]; readonly why: RouteReason } | undefined> {
     const parsed = this.#pending.find(
       (each) => each.label === "Parse" && each.statement === statement,
     );
     if (parsed !== undefined) return { replicas: this.#replicas, why: parsed.why };
     const { facts, sql } = statement;
     const way = yield* this.#session.decide(facts, sql, "extended");
+    if (way.kind === "unknown") return yield* this.#refuse(way.error);
     if (way.kind === "proxy") return { replicas: this.#main(), why: "read" };
     statement.locks = this.#session.locks(facts, sql, way.replicas);
     if (statement.parse === undefined) {
@@ -712,14 +715,15 @@ export class Segments {
   }
 
   /** An error of our own: what the segment has done, in the same transaction, is undone. */
-  *#refuse(error: Uint8Array): Script {
+  *#refuse(error: Uint8Array): Script<undefined> {
     const session = this.#session;
     yield* this.runPending();
-    if (session.discarding) return;
+    if (session.discarding) return undefined;
     session.toClient(error);
     yield* session.ensemble.failTogether();
     session.noteDone(session.router.facts(""), true, session.ensemble.members);
     session.discarding = true;
+    return undefined;
   }
 
   /** A DEALLOCATE of what no server knows. */

@@ -180,6 +180,28 @@ test("EXECUTE of what writes runs on every node, also where only some know the s
   expect(stage.stores.map(({ rows }) => rows)).toEqual([1, 1, 1]);
 });
 
+test.each([
+  ["simple", query("INSERT INTO t VALUES (1)")],
+  ["extended", concat([parse("", "INSERT INTO t VALUES (1)"), ...runs("")])],
+])("what could not be asked about is not run, and the client is told why: %s", (_, messages) => {
+  const stage = new Stage({ nodes: 3, mode: "native_replication", random: () => 0.5 });
+  const [main] = stage.nodes;
+  if (main === undefined) throw new Error("no node 0");
+  stage.say(messages);
+  main.put(
+    concat([
+      errorResponse({ severity: "ERROR", code: "57014", message: "canceling statement" }),
+      encodeBackend({ kind: "ReadyForQuery", status: "I" }),
+    ]),
+  );
+  stage.arrive(main);
+  for (const { id } of stage.nodes.slice(1)) expect(stage.nodes[id]?.idle).toBe(true);
+  const seen = Buffer.from(stage.seen).toString("latin1");
+  expect(seen).toContain("C57014");
+  expect(seen.slice(-6).at(0)).toBe("Z");
+  expect(stage.session.inTransaction).toBe(false);
+});
+
 /** Node 1 has been told to commit a row, ahead of all. `id`: the node of `link`. */
 function committing(nodes: number, id: number): { stage: Stage; link: NodeLink } {
   const stage = new Stage({ nodes, mode: "native_replication", random: () => 0.5 });
