@@ -413,6 +413,7 @@ export class Engine {
     if (authentication_timeout > 0) this.#endSlowLogins(authentication_timeout);
     this.#endIdleClients();
     this.snapshots.tick();
+    for (const runner of this.#runners) runner.session?.tick?.();
     if (connection_life_time > 0) this.#closeOldSets(connection_life_time);
     if (child_life_time > 0) this.#renewIdleSlots(child_life_time);
   }

@@ -421,7 +421,7 @@ export class Runner {
     return {
       settings: () => this.config,
       warn: (message, detail) => this.#log.write("WARNING", message, { detail }),
-      cancel: ({ id }) => void engine.cancelOn(set.backends[id]),
+      cancel: ({ id }) => engine.cancelOn(set.backends[id]),
       lost: (link) => void this.#judgeReplica(link),
       enter: (errand) => engine.snapshots.enter(errand),
       leave: (turn) => engine.snapshots.leave(turn),

@@ -81,8 +81,8 @@ export interface ReplicationPorts {
   settings(): ReplicationSettings;
   /** For the log. */
   warn(message: string, detail: string | undefined): void;
-  /** What this node is running is of no use any more. */
-  cancel(link: NodeLink): void;
+  /** What this node is running is of no use any more. Resolves when it has been told. */
+  cancel(link: NodeLink): Promise<void>;
   /**
    * The connection to a node is gone. It is to be found out what that means: `Session.verdict` when
    * the node is there all the same, and this session has to end; else it is to leave the cluster.
@@ -130,6 +130,8 @@ export interface ClientSession {
   cancelWaiting(): boolean;
   /** The cluster is not what it was. */
   nodesChanged(): void;
+  /** A second has passed. */
+  tick?(): void;
   /** A new connection, in the place of one that was lost or never was. `nodesChanged` is to follow. */
   adopt(id: NodeId, sink: ByteSink): NodeLink;
   /** Sends the client a message of our own that answers nothing. */

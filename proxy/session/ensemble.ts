@@ -339,10 +339,45 @@ export class Ensemble {
       for (const replica of this.#alive(targets)) {
         if (replica !== first.replica) asked.push(this.#asking(unit, replica, false));
       }
+      this.#vain = exchange.failure === undefined ? none : asked.slice(1);
+      this.#vainTicks = 0;
       yield "answers";
+      this.#vain = none;
     }
     if (asked.some(({ exchange }) => exchange.copying)) yield* this.#copyIn.run(asked, unit);
-    return yield* this.#agree(unit, asked);
+    return yield* this.#agree(
+      unit,
+      asked.filter(({ exchange }) => !exchange.givenUp),
+    );
+  }
+
+  /**
+   * What others run though the main node has failed, for the traces that it leaves. That one has given
+   * its locks back, so others may have overtaken it there: then it waits for them elsewhere while they
+   * wait for it, which no server can see, and they all would for ever.
+   */
+  #vain: readonly Asked[] = none;
+  #vainTicks = 0;
+  #cancels = 0;
+
+  /** A node is being told to cancel: what it is asked next must not be what that hits. */
+  get isCancelling(): boolean {
+    return this.#cancels > 0;
+  }
+
+  /** A second has passed: nobody waits for long for what is in vain. */
+  tick(): void {
+    if (this.#vain.length === 0 || this.#vainTicks++ === 0) return;
+    for (const { replica, exchange } of this.#vain) {
+      if (exchange.ended || !replica.isCancellable) continue;
+      exchange.givenUp = true;
+      this.#log(`a statement that failed on the main node still runs on node ${replica.id}`);
+      this.#cancels++;
+      void this.#host.replication.cancel(replica).then(() => {
+        this.#cancels--;
+        this.#host.wake();
+      });
+    }
   }
 
   /** Undefined when the main node was lost: then all of it is to be done with the next one. */
@@ -756,6 +791,8 @@ function askOwn(replica: Replica, sql: string, protocol: Protocol): OwnQuestion 
   const collect = (row: Uint8Array) => rows.push(row);
   return { rows, exchange: replica.ask(new Exchange("nothing", { collect }), message) };
 }
+
+const none: readonly never[] = [];
 
 const ABORTED_BY = "deadlock, serialization failure or cancel";
 

@@ -332,7 +332,7 @@ export class ReplicatedSession implements ClientSession, EnsembleHost, ReplicaEv
     const hasRefused = link.lastWords !== undefined && !link.hasCompleted;
     if (link.isAhead && !hasRefused) this.ensemble.parted(link);
     for (const each of this.ensemble.members) {
-      if (each.isCancellable) this.replication.cancel(each);
+      if (each.isCancellable) void this.replication.cancel(each);
     }
     this.#finish(end);
   }
@@ -344,6 +344,10 @@ export class ReplicatedSession implements ClientSession, EnsembleHost, ReplicaEv
 
   nodesChanged(): void {
     if (!this.#ended) this.#proceed();
+  }
+
+  tick(): void {
+    this.ensemble.tick();
   }
 
   adopt(id: NodeId, sink: ByteSink): Replica {
@@ -402,7 +406,11 @@ export class ReplicatedSession implements ClientSession, EnsembleHost, ReplicaEv
       case "client":
         return false;
       case "answers":
-        return this.#doubtful.size > 0 || this.ensemble.members.some(({ rests }) => !rests);
+        return (
+          this.#doubtful.size > 0 ||
+          this.ensemble.isCancelling ||
+          this.ensemble.members.some(({ rests }) => !rests)
+        );
       case "turn":
         return this.ensemble.waitsItsTurn;
     }
@@ -735,7 +743,7 @@ export class ReplicatedSession implements ClientSession, EnsembleHost, ReplicaEv
     if (error !== undefined) this.toClient(error);
     const { mustFinish, othersRun, members } = this.ensemble;
     for (const replica of othersRun ? [] : members) {
-      if (replica.isCancellable) this.replication.cancel(replica);
+      if (replica.isCancellable) void this.replication.cancel(replica);
     }
     if (!mustFinish || this.#proceeding || this.#pause === "client") {
       this.#finish(end);

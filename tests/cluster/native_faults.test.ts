@@ -7,6 +7,7 @@ import {
   frame,
   gatherResult,
   type Postgres,
+  type QueryResult,
   RawClient,
   superuser,
   testNeeding,
@@ -33,6 +34,34 @@ async function withDifferentNodes(
     await body({ ...team, main, other });
   });
 }
+
+faultsTest(
+  "what failed on the main node is not waited for where another has the rows",
+  async () => {
+    await withReplicas(2, {}, async ({ pgpool, nodes }) => {
+      const [, other] = nodes;
+      if (other === undefined) return;
+      await pgpool.sql("CREATE TABLE t (n int PRIMARY KEY)");
+      await pgpool.sql("INSERT INTO t VALUES (1)");
+      // Whoever overtook it on the main node, and waits there for what it has.
+      const holder = await RawClient.login({ host: other.host, port: other.port }, login, 30_000);
+      for (const sql of ["BEGIN", "DELETE FROM t"]) await holder.query(sql);
+      const client = await connect({ pgpool });
+      const insert = (n: number) => client.query(`INSERT INTO t VALUES (${n})`);
+      const codes = ({ errors }: QueryResult) => errors.map(({ C }) => C);
+      expect(codes(await insert(1))).toEqual(["23505"]);
+      await client.query("BEGIN");
+      expect(codes(await insert(2))).toEqual([]);
+      expect(codes(await insert(1))).toEqual(["23505"]);
+      expect((await client.query("COMMIT")).tags).toEqual(["ROLLBACK"]);
+      await holder.query("ROLLBACK");
+      expect(codes(await insert(3))).toEqual([]);
+      const rows = "SELECT string_agg(n::text, ' ' ORDER BY n) FROM t";
+      expect(await valuesOn(nodes, rows)).toEqual(["1 3", "1 3"]);
+    });
+  },
+  120_000,
+);
 
 faultsTest(
   "what fails on one node only, or changes other rows there, lasts on none",

@@ -23,7 +23,7 @@ import {
   single,
   sync,
 } from "./model_scripts.ts";
-import { concat, Stage } from "./stage.ts";
+import { concat, Stage, type StageNode } from "./stage.ts";
 
 const cases: readonly (readonly [title: string, script: Script])[] = [
   [
@@ -200,6 +200,39 @@ test.each([
   expect(seen).toContain("C57014");
   expect(seen.slice(-6).at(0)).toBe("Z");
   expect(stage.session.inTransaction).toBe(false);
+});
+
+test("what failed on the main node is not waited for where it waits for somebody", async () => {
+  const stage = new Stage({ nodes: 2, mode: "native_replication", random: () => 0.5 });
+  const [main, other] = stage.nodes;
+  if (main === undefined || other === undefined) throw new Error("no nodes");
+  for (const sql of ["BEGIN", "INSERT INTO t VALUES (1)"]) {
+    stage.say(query(sql));
+    stage.settle();
+  }
+  const answer = (node: StageNode, code: string) => {
+    node.put(
+      concat([
+        errorResponse({ severity: "ERROR", code, message: "no" }),
+        encodeBackend({ kind: "ReadyForQuery", status: "E" }),
+      ]),
+    );
+    stage.arrive(node);
+  };
+  const before = stage.seen.length;
+  stage.say(query("INSERT INTO t VALUES (2)"));
+  answer(main, "23505");
+  const cancels = () => stage.noted.filter((each) => each === "node 1 is to cancel").length;
+  const seen = [1, 2].map(() => {
+    stage.session.tick?.();
+    return cancels();
+  });
+  expect(seen).toEqual([0, 1]);
+  expect(stage.seen.length).toBe(before);
+  answer(other, "57014");
+  await Promise.resolve(); // the server has been told to cancel
+  const told = Buffer.from(stage.seen.slice(before)).toString("latin1");
+  expect([told.includes("C23505"), told.at(-6), told.at(-1)]).toEqual([true, "Z", "E"]);
 });
 
 /** Node 1 has been told to commit a row, ahead of all. `id`: the node of `link`. */

@@ -317,7 +317,7 @@ export class Stage {
     return {
       settings: () => config,
       warn: (message) => this.noted.push(message),
-      cancel: (link) => this.noted.push(`node ${link.id} is to cancel`),
+      cancel: async (link) => void this.noted.push(`node ${link.id} is to cancel`),
       lost: (link) => {
         this.judging.push(link);
         this.noted.push(`node ${link.id} is lost`);
