@@ -28,9 +28,9 @@ export type TransactionControl =
     }
   | { readonly kind: "commit"; readonly chain: boolean }
   | { readonly kind: "rollback"; readonly chain: boolean }
-  | { readonly kind: "savepoint" }
-  | { readonly kind: "release" }
-  | { readonly kind: "rollback_to" }
+  | { readonly kind: "savepoint"; readonly name: string }
+  | { readonly kind: "release"; readonly name: string }
+  | { readonly kind: "rollback_to"; readonly name: string }
   | {
       readonly kind: "two_phase";
       readonly step: "prepare" | "commit_prepared" | "rollback_prepared";
@@ -151,17 +151,18 @@ function transactionOf(node: TreeNode): Statement {
 
 function controlOf(node: TreeNode): TransactionControl {
   const chain = flagField(node, "chain");
+  const name = textField(node, "savepoint_name");
   switch (textField(node, "kind")) {
     case "TRANS_STMT_COMMIT":
       return { kind: "commit", chain };
     case "TRANS_STMT_ROLLBACK":
       return { kind: "rollback", chain };
     case "TRANS_STMT_SAVEPOINT":
-      return { kind: "savepoint" };
+      return { kind: "savepoint", name };
     case "TRANS_STMT_RELEASE":
-      return { kind: "release" };
+      return { kind: "release", name };
     case "TRANS_STMT_ROLLBACK_TO":
-      return { kind: "rollback_to" };
+      return { kind: "rollback_to", name };
     case "TRANS_STMT_PREPARE":
       return { kind: "two_phase", step: "prepare", gid: textField(node, "gid") };
     case "TRANS_STMT_COMMIT_PREPARED":

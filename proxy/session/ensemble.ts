@@ -32,6 +32,7 @@ import {
   type Script,
   type Unit,
 } from "./scripts.ts";
+import { levelSequences, Savepoints } from "./sequences.ts";
 import { connectionLost } from "./stand_in.ts";
 
 const failingMessages = Buffer.concat([
@@ -149,8 +150,12 @@ export class Ensemble {
     if (this.#isQuiet && outcome.failed) this.internal = this.#doomed = true; // no BEGIN made it theirs
     this.#isQuiet = false;
     if (this.main?.status === IDLE) this.#hasSnapshot = false;
+    if (unit.executes && !this.internal) {
+      this.#savepoints.note(unit.facts, unit.sql, this.main?.status ?? IDLE, outcome.failed);
+    }
     return outcome;
   }
+  readonly #savepoints = new Savepoints();
 
   *#run(unit: Unit, targets: readonly Replica[]): Script<Outcome> {
     if (this.internal && unit.executes) {
@@ -330,6 +335,7 @@ export class Ensemble {
         if (!isUnbrought)
           this.#log(`received ${ABORTED_BY} error message from main node. query: ${unit.sql}`);
         this.#host.toClient(exchange.failure);
+        if (!isUnbrought) yield* this.#level(unit, targets);
         yield* this.failTogether();
         return failure(exchange);
       }
@@ -458,6 +464,10 @@ export class Ensemble {
         }
         // One node has undone it for what others did there: it is undone everywhere.
         this.#host.toClient(aborted.exchange.failure ?? noError);
+        yield* this.#level(
+          unit,
+          all.map(({ replica }) => replica),
+        );
         yield* this.failTogether();
         return failure(main);
       }
@@ -493,6 +503,26 @@ export class Ensemble {
     }
     this.#host.toClient(refusal.failure);
     return failure(refusal);
+  }
+
+  /** What the statement has taken from sequences on one node is taken on all, before it fails on all. */
+  *#level({ numbered, sql, protocol }: Unit, replicas: readonly Replica[]): Script {
+    if (numbered.length === 0) return;
+    const undo = this.internal ? "ROLLBACK" : this.#savepoints.undo;
+    const ask = (some: readonly Replica[], text: string) => this.ask(some, text, protocol);
+    const failed = replicas.filter(({ status }) => status === FAILED);
+    const why =
+      undo === undefined
+        ? "savepoints were set among other statements"
+        : yield* levelSequences({ replicas, tables: numbered, undo, ask });
+    if (why !== undefined) {
+      const detail = `${why}; what it took on one node others lack: ${sql}`;
+      this.#log(`sequences of ${numbered.join(", ")} may differ among the nodes`, detail);
+    }
+    if (undo !== "ROLLBACK") return;
+    // To the client its transaction is there still, and has failed.
+    for (const replica of this.internal ? failed : []) this.#opening.delete(replica);
+    if (!this.internal) yield* this.ask(failed, "BEGIN", protocol);
   }
 
   #agreementOf(asked: readonly Asked[]): Agreement {

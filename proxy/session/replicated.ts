@@ -41,18 +41,19 @@ import type { EnsembleHost, Outcome, Pause, Script } from "./scripts.ts";
 import { Segments } from "./segments.ts";
 import { connectionLost } from "./stand_in.ts";
 
+const none: readonly never[] = [];
 const simpleUnit = {
   protocol: "simple",
   executes: true,
   last: true,
   lasting: true,
   along: undefined,
+  numbered: none,
   before: () => undefined,
   parameters: undefined,
 } as const;
 
 const notRun: Outcome = { failed: true, completed: 0, untold: undefined, readyTold: false };
-const none: readonly never[] = [];
 const nothing = new Uint8Array(0);
 const readyFrames = { I: readyForQuery("I"), T: readyForQuery("T"), E: readyForQuery("E") };
 
@@ -499,10 +500,11 @@ export class ReplicatedSession implements ClientSession, EnsembleHost, ReplicaEv
     };
     // Within a transaction, then, which has one time.
     const isSteady = rewriting?.steady === true && facts.inBlock === "undone";
+    const locks = this.locks(facts, sql, way.replicas);
     const prelude = preludeOf({
       ensemble: this.ensemble,
       protocol: "simple",
-      locks: this.locks(facts, sql, way.replicas),
+      locks,
       questions: question === undefined || isSteady ? [] : [question],
     });
     this.noteSent(facts, sql);
@@ -514,6 +516,7 @@ export class ReplicatedSession implements ClientSession, EnsembleHost, ReplicaEv
         repeatable: facts.destination === "either",
         prelude,
         along: isSteady ? question : undefined,
+        numbered: locks.map(({ table }) => table),
         message: () => message,
         before: (replica) => this.#segments.carried(facts, sql, replica),
         note: (replica, exchange) => {

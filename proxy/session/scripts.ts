@@ -34,6 +34,8 @@ export type Unit = {
    * the messages. Gives the error that ended it.
    */
   readonly prelude: ((main: Replica, others: readonly Replica[]) => Script<Prelude>) | undefined;
+  /** Tables whose rows it numbers, under the locks of `prelude`. Quoted, with their schemas. */
+  readonly numbered: readonly string[];
   /** What the main node is asked just before it, in one go; the messages of the others follow from that. */
   readonly along: Question | undefined;
   /** The messages, up to one that is answered by ReadyForQuery. */

@@ -459,6 +459,7 @@ export class Segments {
       lasting: executed !== undefined || bound !== undefined,
       prelude: this.#prelude(pending, executed),
       along: undefined,
+      numbered: executed?.locks.map(({ table }) => table) ?? [],
       parameters: hidden.length === 0 ? undefined : (frame) => describedAs(frame, hidden.shift()),
       message: () => Buffer.concat([...pending.map(({ bytes }) => bytes), syncMessage]),
       before: (replica) => this.#lacking(pending, replica),

@@ -277,8 +277,14 @@ export class MixedLoad {
       ],
       () => [
         {
-          // In this order: what a statement that fails took from a sequence stays taken.
           sql: `UPDATE accounts SET n = n + 1 WHERE id = ${account}; INSERT INTO events DEFAULT VALUES`,
+          way: "simple",
+        },
+      ],
+      () => [
+        {
+          // Where it ends in a deadlock, the number stays taken.
+          sql: `INSERT INTO events DEFAULT VALUES; UPDATE accounts SET n = n + 1 WHERE id = ${account}`,
           way: "simple",
         },
       ],

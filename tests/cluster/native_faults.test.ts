@@ -35,6 +35,58 @@ async function withDifferentNodes(
   });
 }
 
+/** What a client has open when its INSERT is cancelled, and how it goes on. */
+const around: readonly (readonly [title: string, before: string[], after: string[]])[] = [
+  ["alone", [], []],
+  ["in a transaction", ["BEGIN", "INSERT INTO child (p) VALUES (2)"], ["ROLLBACK"]],
+  [
+    "behind savepoints",
+    ["BEGIN", "SAVEPOINT a", "SAVEPOINT b", "RELEASE b", "INSERT INTO child (p) VALUES (2)"],
+    ["ROLLBACK TO a", "INSERT INTO child (p) VALUES (2)", "COMMIT"],
+  ],
+];
+for (const [title, before, after] of around) {
+  faultsTest(
+    `what a cancelled INSERT took from a sequence is taken on every node: ${title}`,
+    async () => {
+      await withReplicas(3, {}, async ({ pgpool, nodes }) => {
+        await pgpool.sql("CREATE TABLE parent (n int PRIMARY KEY)");
+        await pgpool.sql("INSERT INTO parent VALUES (1), (2)");
+        await pgpool.sql(
+          "CREATE TABLE child (id serial, also int GENERATED ALWAYS AS IDENTITY (INCREMENT 5), p int REFERENCES parent)",
+        );
+        const [holder, client] = [await connect({ pgpool }), await connect({ pgpool })];
+        const run = async (sql: string) => {
+          expect([sql, (await client.query(sql)).errors.map(({ M }) => M)]).toEqual([sql, []]);
+        };
+        await holder.query("BEGIN");
+        await holder.query("SELECT * FROM parent WHERE n = 1 FOR UPDATE");
+        await run("SET statement_timeout = '300ms'");
+        const said = [(sql: string) => client.query(sql), (sql: string) => client.extended(sql)];
+        for (const say of said) {
+          for (const sql of before) await run(sql);
+          const { errors, status } = await say(
+            "INSERT INTO child (p) SELECT 1 FROM generate_series(1, 3)",
+          );
+          expect([errors.map(({ C }) => C), status]).toEqual([
+            ["57014"],
+            before.length > 0 ? "E" : "I",
+          ]);
+          for (const sql of after) await run(sql);
+          await run("INSERT INTO child (p) VALUES (2)");
+        }
+        await holder.query("ROLLBACK");
+        await run("INSERT INTO child (p) VALUES (1)");
+        const rows = "SELECT string_agg(child::text, ' ' ORDER BY id) FROM child";
+        const [first, ...others] = await valuesOn(nodes, rows);
+        expect(others).toEqual([first ?? "", first ?? ""]);
+        expect(first).toMatch(/^\(\d+,\d+,2\)/);
+      });
+    },
+    120_000,
+  );
+}
+
 faultsTest(
   "what failed on the main node is not waited for where another has the rows",
   async () => {

@@ -27,7 +27,7 @@ describe("the statement", () => {
     ],
     ["END AND CHAIN", { kind: "transaction", control: { kind: "commit", chain: true } }],
     ["ABORT", { kind: "transaction", control: { kind: "rollback", chain: false } }],
-    ["ROLLBACK TO a", { kind: "transaction", control: { kind: "rollback_to" } }],
+    ["ROLLBACK TO a", { kind: "transaction", control: { kind: "rollback_to", name: "a" } }],
     [
       "ROLLBACK PREPARED 'x'",
       { kind: "transaction", control: { kind: "two_phase", step: "rollback_prepared", gid: "x" } },
