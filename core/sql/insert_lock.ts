@@ -42,25 +42,25 @@ const LOCK_TABLE = "pgpool_catalog.insert_lock";
 const tableLock = (table: string): string => `LOCK TABLE ${table} IN SHARE ROW EXCLUSIVE MODE`;
 
 /**
- * The steps that take the lock; `yield` gives the number of rows that the step returned. The row is
- * made where it is first wanted: two sessions that do so at once wait for each other there already,
- * which is what Pgpool-II keeps row 0 for.
+ * The steps that take the lock; `yield` gives the number of rows that the step returned, the least of
+ * several nodes. The row is made where it is first wanted: two sessions that do so at once wait for each
+ * other there already, which is what Pgpool-II keeps row 0 for. The order is the main node's; the lock on
+ * the others outlives a transaction that was ended on the main node, and keeps out what runs there by
+ * itself.
  */
 export function* takeInsertLock(lock: InsertLock): Generator<LockStep, void, number> {
-  if (lock.kind === "row" && (yield* lockRow(lock.table))) return;
+  if (lock.kind === "row") {
+    if ((yield* lockRow("main", lock.table)) && (yield* lockRow("others", lock.table))) return;
+  }
   yield { on: "main", sql: tableLock(lock.table) };
   yield { on: "others", sql: tableLock(lock.table) };
 }
 
 /** False when there is still no row: somebody removes them, and the other lock does as well. */
-function* lockRow(table: string): Generator<LockStep, boolean, number> {
+function* lockRow(on: LockStep["on"], table: string): Generator<LockStep, boolean, number> {
   const oid = `pg_catalog.to_regclass(${literal(table)})::pg_catalog.oid`;
   const found = `SELECT 1 FROM ${LOCK_TABLE} WHERE reloid OPERATOR(pg_catalog.=) ${oid} FOR UPDATE`;
-  if ((yield { on: "main", sql: found }) === 0) {
-    yield { on: "main", sql: `INSERT INTO ${LOCK_TABLE} VALUES (${oid}) ON CONFLICT DO NOTHING` };
-    if ((yield { on: "main", sql: found }) === 0) return false;
-  }
-  // The order is the main node's already; this keeps what runs there by itself out as well.
-  yield { on: "others", sql: found };
-  return true;
+  if ((yield { on, sql: found }) > 0) return true;
+  yield { on, sql: `INSERT INTO ${LOCK_TABLE} VALUES (${oid}) ON CONFLICT DO NOTHING` };
+  return (yield { on, sql: found }) > 0;
 }

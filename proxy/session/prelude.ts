@@ -40,7 +40,8 @@ function* prelude(
       if (main.lost) return undefined;
       const error = answers.find((answer) => answer.error !== undefined)?.error;
       if (error !== undefined) return error;
-      step = steps.next(answers[0]?.rows.length ?? 0);
+      const there = answers.filter(({ lost }) => !lost);
+      step = steps.next(Math.min(...there.map(({ rows }) => rows.length)));
     }
   }
   for (const { asked, answer } of questions) {

@@ -1,6 +1,6 @@
 /**
  * What a database holds, so that servers can be told to hold the same. The rows of insert_lock are
- * the main node's.
+ * each node's own.
  */
 import type { RawClient } from "./harness.ts";
 

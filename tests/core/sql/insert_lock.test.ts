@@ -52,18 +52,21 @@ describe("takeInsertLock", () => {
   });
 
   test("a row that is there is locked, on the main node first", () => {
-    expect(steps({ kind: "row", table: "t" }, [1])).toEqual(["m SELECT", "o SELECT"]);
+    expect(steps({ kind: "row", table: "t" }, [1, 1])).toEqual(["m SELECT", "o SELECT"]);
   });
 
-  test("a row that is missing is made on the main node", () => {
-    expect(steps({ kind: "row", table: "t" }, [0, 1, 1])).toEqual([
-      ...["m SELECT", "m INSERT", "m SELECT", "o SELECT"],
+  test("a row that is missing is made, on the main node first", () => {
+    expect(steps({ kind: "row", table: "t" }, [0, 1, 1, 0, 1, 1])).toEqual([
+      ...["m SELECT", "m INSERT", "m SELECT", "o SELECT", "o INSERT", "o SELECT"],
     ]);
   });
 
   test("where no row can be made the table is locked", () => {
     expect(steps({ kind: "row", table: "t" }, [0, 0, 0])).toEqual([
       ...["m SELECT", "m INSERT", "m SELECT", "m LOCK TABLE t", "o LOCK TABLE t"],
+    ]);
+    expect(steps({ kind: "row", table: "t" }, [1, 0, 0, 0])).toEqual([
+      ...["m SELECT", "o SELECT", "o INSERT", "o SELECT", "m LOCK TABLE t", "o LOCK TABLE t"],
     ]);
   });
 });
