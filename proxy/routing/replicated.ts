@@ -25,10 +25,12 @@ export function decideReplicated(
     const prepared =
       name === undefined ? undefined : (session.prepared.get(name) ?? session.parsed(name));
     if (prepared === undefined) return onAll(view, "replicated");
-    const columns = columnQuestions(prepared.inserts, session, view);
-    if (columns.length > 0) return { kind: "ask", questions: columns };
-    // What writes is run on all: where it is not known, it is prepared first.
-    if (statement.kind === "execute" && !prepared.reads) return onAll(view, "replicated");
+    if (statement.kind === "execute") {
+      const columns = columnQuestions(prepared.inserts, session, view);
+      if (columns.length > 0) return { kind: "ask", questions: columns };
+      // What writes is run on all: where it is not known, it is prepared first.
+      if (!prepared.reads) return onAll(view, "replicated");
+    }
     const [first] = prepared.nodes;
     if (first === undefined) return onAll(view, "replicated");
     return rules.routes.several(prepared.nodes, first, "prepared_statement");

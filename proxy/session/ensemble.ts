@@ -314,6 +314,8 @@ export class Ensemble {
   /** On the main node, then on the others; and what they said is compared. */
   *#together(unit: Unit, targets: readonly Replica[]): Script<Outcome> {
     const asked: Asked[] = [];
+    const isInBlock = this.internal || this.inTransaction;
+    this.#mainFor = 0;
     const isAlone = this.#host.replication.settings().num_init_children === 1;
     const isHarmless = mayRunAtOnce(unit);
     const isReady = unit.prelude === undefined && unit.along === undefined;
@@ -330,12 +332,13 @@ export class Ensemble {
       if (!("replica" in first)) return first;
       const { exchange } = first;
       const isUnbrought = exchange.before?.error !== undefined;
-      if (exchange.failure !== undefined && (isUnbrought || isAborted(exchange))) {
+      const isOver = isUnbrought || (isAborted(exchange) && !unit.facts.endsWithin);
+      if (exchange.failure !== undefined && isOver) {
         // Where what it lacked could not be brought it has not even begun: no other shall.
         if (!isUnbrought)
           this.#log(`received ${ABORTED_BY} error message from main node. query: ${unit.sql}`);
         this.#host.toClient(exchange.failure);
-        if (!isUnbrought) yield* this.#level(unit, targets);
+        if (!isUnbrought && isInBlock) yield* this.#level(unit, targets);
         yield* this.failTogether();
         return failure(exchange);
       }
@@ -345,26 +348,33 @@ export class Ensemble {
       for (const replica of this.#alive(targets)) {
         if (replica !== first.replica) asked.push(this.#asking(unit, replica, false));
       }
-      this.#vain = exchange.failure === undefined ? none : asked.slice(1);
-      this.#vainTicks = 0;
+      const isVain = exchange.failure !== undefined && !unit.facts.endsWithin;
+      this.#mayGiveUp(isVain ? asked.slice(1).map(({ replica }) => replica) : none);
       yield "answers";
-      this.#vain = none;
+      this.#mayGiveUp(none);
     }
     if (asked.some(({ exchange }) => exchange.copying)) yield* this.#copyIn.run(asked, unit);
-    return yield* this.#agree(
-      unit,
-      asked.filter(({ exchange }) => !exchange.givenUp),
-    );
+    const heard = asked.filter(({ replica }) => !this.#gaveUp.delete(replica));
+    if (heard.length < asked.length) this.#warnOfNumbers(unit, "it was cancelled on some nodes");
+    return yield* this.#agree(unit, heard, isInBlock);
   }
 
   /**
-   * What others run though the main node has failed, for the traces that it leaves. That one has given
-   * its locks back, so others may have overtaken it there: then it waits for them elsewhere while they
-   * wait for it, which no server can see, and they all would for ever.
+   * What others do though the main node has failed: run the statement for the traces that it leaves, or
+   * take its numbers. That one has given its locks back, so others may have overtaken it there: then it
+   * waits for them elsewhere while they wait for it, which no server can see, and they all would for ever.
    */
-  #vain: readonly Asked[] = none;
-  #vainTicks = 0;
+  #vain: readonly Replica[] = none;
+  /** Seconds for which that has gone on, and for which the main node had run the statement. */
+  #vainFor = 0;
+  #mainFor = 0;
+  readonly #gaveUp = new Set<Replica>();
   #cancels = 0;
+
+  #mayGiveUp(replicas: readonly Replica[]): void {
+    this.#vain = replicas;
+    this.#vainFor = 0;
+  }
 
   /** A node is being told to cancel: what it is asked next must not be what that hits. */
   get isCancelling(): boolean {
@@ -373,17 +383,22 @@ export class Ensemble {
 
   /** A second has passed: nobody waits for long for what is in vain. */
   tick(): void {
-    if (this.#vain.length === 0 || this.#vainTicks++ === 0) return;
-    for (const { replica, exchange } of this.#vain) {
-      if (exchange.ended || !replica.isCancellable) continue;
-      exchange.givenUp = true;
-      this.#log(`a statement that failed on the main node still runs on node ${replica.id}`);
-      this.#cancels++;
-      void this.#host.replication.cancel(replica).then(() => {
-        this.#cancels--;
-        this.#host.wake();
-      });
+    if (this.#vain.length === 0) this.#mainFor++;
+    else if (this.#vainFor++ > 2 * this.#mainFor) {
+      for (const replica of this.#vain) if (replica.isCancellable) this.#giveUp(replica);
     }
+  }
+
+  #giveUp(replica: Replica): void {
+    if (!this.#gaveUp.has(replica)) {
+      this.#gaveUp.add(replica);
+      this.#log(`what failed on the main node still runs on node ${replica.id}: canceling it`);
+    }
+    this.#cancels++;
+    void this.#host.replication.cancel(replica).then(() => {
+      this.#cancels--;
+      this.#host.wake();
+    });
   }
 
   /** Undefined when the main node was lost: then all of it is to be done with the next one. */
@@ -441,7 +456,8 @@ export class Ensemble {
 
   // ---------------------------------------------------------------- many answers made one
 
-  *#agree(unit: Unit, all: readonly Asked[]): Script<Outcome> {
+  /** `isInBlock`: it has run in a transaction that was open before, so under its locks. */
+  *#agree(unit: Unit, all: readonly Asked[], isInBlock: boolean): Script<Outcome> {
     const asked = all.filter(({ exchange }) => !exchange.lost);
     const main = asked[0]?.exchange;
     if (main === undefined) return yield* this.nobodyLeft("no DB node is left");
@@ -464,10 +480,8 @@ export class Ensemble {
         }
         // One node has undone it for what others did there: it is undone everywhere.
         this.#host.toClient(aborted.exchange.failure ?? noError);
-        yield* this.#level(
-          unit,
-          all.map(({ replica }) => replica),
-        );
+        const replicas = all.map(({ replica }) => replica);
+        if (isInBlock) yield* this.#level(unit, replicas);
         yield* this.failTogether();
         return failure(main);
       }
@@ -506,23 +520,27 @@ export class Ensemble {
   }
 
   /** What the statement has taken from sequences on one node is taken on all, before it fails on all. */
-  *#level({ numbered, sql, protocol }: Unit, replicas: readonly Replica[]): Script {
-    if (numbered.length === 0) return;
-    const undo = this.internal ? "ROLLBACK" : this.#savepoints.undo;
-    const ask = (some: readonly Replica[], text: string) => this.ask(some, text, protocol);
-    const failed = replicas.filter(({ status }) => status === FAILED);
-    const why =
-      undo === undefined
-        ? "savepoints were set among other statements"
-        : yield* levelSequences({ replicas, tables: numbered, undo, ask });
-    if (why !== undefined) {
-      const detail = `${why}; what it took on one node others lack: ${sql}`;
-      this.#log(`sequences of ${numbered.join(", ")} may differ among the nodes`, detail);
+  *#level(unit: Unit, replicas: readonly Replica[]): Script {
+    const { numbered: tables, protocol } = unit;
+    if (tables.length === 0) return;
+    const undo = this.internal ? "ROLLBACK AND CHAIN" : this.#savepoints.undo;
+    if (undo === undefined) {
+      this.#warnOfNumbers(unit, "savepoints were set among other statements");
+      return;
     }
-    if (undo !== "ROLLBACK") return;
-    // To the client its transaction is there still, and has failed.
-    for (const replica of this.internal ? failed : []) this.#opening.delete(replica);
-    if (!this.internal) yield* this.ask(failed, "BEGIN", protocol);
+    const ask = (some: readonly Replica[], text: string) => this.ask(some, text, protocol);
+    this.#mainFor = 0;
+    this.#mayGiveUp(replicas);
+    const why = yield* levelSequences({ replicas, tables, undo, ask });
+    this.#mayGiveUp(none);
+    this.#gaveUp.clear();
+    if (why !== undefined) this.#warnOfNumbers(unit, why);
+  }
+
+  #warnOfNumbers({ numbered, sql }: Unit, why: string): void {
+    if (numbered.length === 0) return;
+    const detail = `${why}: ${sql}`;
+    this.#log(`sequences of ${numbered.join(", ")} may differ among the nodes`, detail);
   }
 
   #agreementOf(asked: readonly Asked[]): Agreement {
@@ -666,7 +684,7 @@ export class Ensemble {
     const result = yield* this.#conclude(targets, commits, ask, rollback);
     if (result.refusal === undefined) {
       this.#tellKept(result.asked.find(({ replica }) => replica === main)?.exchange, result.asked);
-      return yield* this.#agree(unit, result.asked);
+      return yield* this.#agree(unit, result.asked, false);
     }
     const [refused] = result.asked;
     for (const frame of refused?.exchange.kept ?? []) this.#host.toClient(frame);

@@ -57,8 +57,6 @@ export class Exchange {
   /** CopyInResponse, until the client has it. */
   copyResponse: Uint8Array | undefined;
   ended = false;
-  /** It has failed elsewhere, and was cancelled here: what became of it says nothing. */
-  givenUp = false;
   /** The connection was lost before it had ended. */
   lost = false;
 

@@ -654,9 +654,10 @@ export class ReplicatedSession implements ClientSession, EnsembleHost, ReplicaEv
     sql: string,
     replicas: readonly Replica[],
   ): Rewriting | undefined {
-    if (this.ensemble.status === FAILED) return undefined;
-    if (replicas.length === 1 && facts.executed.length === 0) return undefined;
-    return this.router.rewriting(facts, sql);
+    const isMeant = replicas.length > 1 || facts.executed.length > 0;
+    if (isMeant && !this.ensemble.failed) return this.router.rewriting(facts, sql);
+    this.router.session.adding.clear();
+    return undefined;
   }
 
   /** What SQL's PREPARE has made and this executes, for the tables as they are now. */

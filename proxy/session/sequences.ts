@@ -1,13 +1,13 @@
 /**
  * Rows are numbered alike on all nodes because INSERTs into one table take turns (insert_lock). One that
- * a deadlock or a cancel has ended on one node has taken numbers there, and the others are not to run
- * it. They still hold its locks, so that nobody else takes a number anywhere: now they can be
- * brought to where the main node's sequences are.
+ * has failed on one node has taken numbers there, and the others are not to run it. They still hold
+ * its locks, so that nobody else takes a number anywhere: now they can be brought to where the main
+ * node's sequences are.
  */
-
 import type { StatementFacts } from "../../core/sql/facts.ts";
 import { quoteName } from "../../core/sql/quoting.ts";
 import { catchUpSql, readSequenceLevels, sequenceLevelsSql } from "../../core/sql/sequences.ts";
+import { mayHoldSeveral } from "./effects.ts";
 import { valuesOf } from "./messages.ts";
 import { fieldOf, type Replica } from "./replica.ts";
 import { FAILED, IDLE } from "./replies.ts";
@@ -17,26 +17,25 @@ import type { OwnAnswer, Script } from "./scripts.ts";
 export class Savepoints {
   #names: string[] | undefined = [];
 
-  /** To undo what the innermost one, or else the transaction, has done. */
-  get undo(): "ROLLBACK" | `ROLLBACK TO ${string}` | undefined {
+  /** Goes back to the innermost one, or else to the beginning of a transaction that is like this one. */
+  get undo(): string | undefined {
     if (this.#names === undefined) return undefined;
     const last = this.#names.at(-1);
-    return last === undefined ? "ROLLBACK" : `ROLLBACK TO ${quoteName(last)}`;
+    return last === undefined ? "ROLLBACK AND CHAIN" : `ROLLBACK TO ${quoteName(last)}`;
   }
 
   /** A statement has succeeded, or a text has been run up to an error. `status`: of the transaction now. */
-  note(
-    { statement, multiStatement }: StatementFacts,
-    sql: string,
-    status: number,
-    failed: boolean,
-  ) {
+  note(facts: StatementFacts, sql: string, status: number, failed: boolean): void {
     if (status === IDLE) {
       this.#names = [];
       return;
     }
-    if (multiStatement && controlWords.test(sql)) this.#names = undefined;
-    if (failed || multiStatement || statement.kind !== "transaction") return;
+    const { statement } = facts;
+    if (mayHoldSeveral(facts)) {
+      if (controlWords.test(sql)) this.#names = undefined;
+      return;
+    }
+    if (failed || statement.kind !== "transaction") return;
     const { control } = statement;
     switch (control.kind) {
       case "savepoint":
@@ -65,7 +64,7 @@ export class Savepoints {
   }
 }
 
-const controlWords = /savepoint|release|rollback|begin|start|commit|end|abort/i;
+const controlWords = /\b(?:savepoint|release|rollback|begin|start|commit|end|abort)\b/i;
 
 export type Levelling = {
   /** With the main node first. All in one transaction, which has failed on some. */
@@ -73,25 +72,32 @@ export type Levelling = {
   /** Quoted, with their schemas. */
   readonly tables: readonly string[];
   /** What makes a node where it has failed answer again. */
-  readonly undo: "ROLLBACK" | `ROLLBACK TO ${string}`;
+  readonly undo: string;
   ask(replicas: readonly Replica[], sql: string): Script<readonly OwnAnswer[]>;
 };
 
-/** Returns why it could not be done, or nothing. */
+/** Returns why it could not be done, or not wholly. */
 export function* levelSequences(options: Levelling): Script<string | undefined> {
   const { replicas, tables, undo, ask } = options;
-  yield* ask(
+  const undone = yield* ask(
     replicas.filter(({ status }) => status === FAILED),
     undo,
   );
+  if (undone.some(({ error }) => error !== undefined)) return errorOf(undone);
   const [main, ...others] = replicas.filter(({ lost }) => !lost);
   if (main === undefined || others.length === 0) return undefined;
-  const [told] = yield* ask([main], sequenceLevelsSql(tables));
-  if (told === undefined || told.lost) return "the main node is lost";
-  if (told.error !== undefined) return fieldOf(told.error, "M");
-  const levels = readSequenceLevels(valuesOf(told.rows[0])?.[0]);
-  if (levels.length === 0) return undefined;
-  const answers = yield* ask(others, catchUpSql(levels));
-  const error = answers.find((answer) => answer.error !== undefined)?.error;
-  return error && fieldOf(error, "M");
+  const told = yield* ask([main], sequenceLevelsSql(tables));
+  if (told.some(({ error }) => error !== undefined)) return errorOf(told);
+  if (main.lost) return "the main node was lost";
+  const { levels, unsure } = readSequenceLevels(valuesOf(told[0]?.rows[0])?.[0]);
+  if (levels.length > 0) {
+    const taken = yield* ask(others, catchUpSql(levels));
+    if (taken.some(({ error }) => error !== undefined)) return errorOf(taken);
+  }
+  return unsure.length > 0 ? unsure.join(", ") : undefined;
+}
+
+function errorOf(answers: readonly OwnAnswer[]): string {
+  const error = answers.find((each) => each.error !== undefined)?.error;
+  return (error && fieldOf(error, "M")) ?? "unknown error";
 }

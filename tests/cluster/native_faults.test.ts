@@ -40,52 +40,125 @@ const around: readonly (readonly [title: string, before: string[], after: string
   ["alone", [], []],
   ["in a transaction", ["BEGIN", "INSERT INTO child (p) VALUES (2)"], ["ROLLBACK"]],
   [
+    "in a transaction like the last",
+    ["BEGIN ISOLATION LEVEL SERIALIZABLE", "INSERT INTO child (p) VALUES (2)"],
+    ["ROLLBACK AND CHAIN", "INSERT INTO child (p) VALUES (2)", "COMMIT"],
+  ],
+  [
     "behind savepoints",
     ["BEGIN", "SAVEPOINT a", "SAVEPOINT b", "RELEASE b", "INSERT INTO child (p) VALUES (2)"],
     ["ROLLBACK TO a", "INSERT INTO child (p) VALUES (2)", "COMMIT"],
   ],
 ];
+
+/** Rows of `child` wait for `holder`, which has their parent, and the client waits for 0.3 seconds. */
+async function withWaiting(
+  nodes: number,
+  body: (waiting: {
+    readonly team: Team;
+    readonly holder: RawClient;
+    readonly client: RawClient;
+    run(sql: string): Promise<void>;
+  }) => Promise<void>,
+): Promise<void> {
+  await withReplicas(nodes, {}, async (team) => {
+    const { pgpool } = team;
+    for (const sql of [
+      "CREATE TABLE parent (n int PRIMARY KEY)",
+      "INSERT INTO parent VALUES (1), (2)",
+      "CREATE TABLE child (id serial, also int GENERATED ALWAYS AS IDENTITY (INCREMENT -5), p int REFERENCES parent)",
+    ]) {
+      await pgpool.sql(sql);
+    }
+    const [holder, client] = [await connect({ pgpool }), await connect({ pgpool })];
+    const run = async (sql: string) => {
+      expect([sql, (await client.query(sql)).errors.map(({ M }) => M)]).toEqual([sql, []]);
+    };
+    await holder.query("BEGIN");
+    await holder.query("SELECT * FROM parent WHERE n = 1 FOR UPDATE");
+    await run("SET statement_timeout = '300ms'");
+    await body({ team, holder, client, run });
+  });
+}
+
+const cancelled = "INSERT INTO child (p) SELECT 1 FROM generate_series(1, 3)";
+const rowsOfChild = "SELECT string_agg(child::text, ' ' ORDER BY id) FROM child";
+
 for (const [title, before, after] of around) {
   faultsTest(
     `what a cancelled INSERT took from a sequence is taken on every node: ${title}`,
     async () => {
-      await withReplicas(3, {}, async ({ pgpool, nodes }) => {
-        await pgpool.sql("CREATE TABLE parent (n int PRIMARY KEY)");
-        await pgpool.sql("INSERT INTO parent VALUES (1), (2)");
-        await pgpool.sql(
-          "CREATE TABLE child (id serial, also int GENERATED ALWAYS AS IDENTITY (INCREMENT 5), p int REFERENCES parent)",
-        );
-        const [holder, client] = [await connect({ pgpool }), await connect({ pgpool })];
-        const run = async (sql: string) => {
-          expect([sql, (await client.query(sql)).errors.map(({ M }) => M)]).toEqual([sql, []]);
-        };
-        await holder.query("BEGIN");
-        await holder.query("SELECT * FROM parent WHERE n = 1 FOR UPDATE");
-        await run("SET statement_timeout = '300ms'");
+      await withWaiting(3, async ({ team, holder, client, run }) => {
+        // No number has been given yet, nor is the first of them what it was.
+        await team.pgpool.sql("ALTER SEQUENCE child_id_seq RESTART WITH 1000");
         const said = [(sql: string) => client.query(sql), (sql: string) => client.extended(sql)];
         for (const say of said) {
           for (const sql of before) await run(sql);
-          const { errors, status } = await say(
-            "INSERT INTO child (p) SELECT 1 FROM generate_series(1, 3)",
-          );
-          expect([errors.map(({ C }) => C), status]).toEqual([
-            ["57014"],
-            before.length > 0 ? "E" : "I",
-          ]);
+          const { errors, status } = await say(cancelled);
+          const code = before.length > 0 ? "E" : "I";
+          expect([errors.map(({ C }) => C), status]).toEqual([["57014"], code]);
           for (const sql of after) await run(sql);
           await run("INSERT INTO child (p) VALUES (2)");
         }
         await holder.query("ROLLBACK");
         await run("INSERT INTO child (p) VALUES (1)");
-        const rows = "SELECT string_agg(child::text, ' ' ORDER BY id) FROM child";
-        const [first, ...others] = await valuesOn(nodes, rows);
-        expect(others).toEqual([first ?? "", first ?? ""]);
-        expect(first).toMatch(/^\(\d+,\d+,2\)/);
+        const [first = "", ...others] = await valuesOn(team.nodes, rowsOfChild);
+        expect(others).toEqual([first, first]);
+        expect(first).toMatch(/^\(10\d\d,-\d+,2\)/);
       });
     },
     120_000,
   );
 }
+
+faultsTest(
+  "a cancelled INSERT is told where its numbers may differ, and waits for nobody",
+  async () => {
+    await withWaiting(2, async ({ team: { pgpool, nodes }, holder, client, run }) => {
+      const codesOf = async (sql: string) => (await client.query(sql)).errors.map(({ C }) => C);
+      await pgpool.sql("ALTER SEQUENCE child_id_seq CACHE 20");
+      expect(await codesOf(cancelled)).toEqual(["57014"]);
+      expect(pgpool.log()).toContain('sequence "public"."child_id_seq" gives 20 numbers at a time');
+      await pgpool.sql("ALTER SEQUENCE child_id_seq CACHE 1");
+
+      // To insert is to take an identity's numbers, whoever may not otherwise.
+      await pgpool.sql("CREATE ROLE inserter");
+      await pgpool.sql("GRANT INSERT, UPDATE ON child TO inserter");
+      await pgpool.sql("GRANT USAGE ON SEQUENCE child_id_seq TO inserter");
+      await run("SET ROLE inserter");
+      expect(await codesOf(cancelled)).toEqual(["57014"]);
+      expect(pgpool.log()).toContain('permission denied for sequence "public"."child_also_seq"');
+      await run("RESET ROLE");
+
+      // Somebody has the sequence on the main node when that has given it back, and keeps it.
+      const [main] = nodes;
+      if (main === undefined) return;
+      for (const sql of ["SET statement_timeout = 0", "BEGIN"]) await run(sql);
+      const codes = codesOf(cancelled);
+      const untilWaiting = (count: number) =>
+        eventually(
+          () => main.value("SELECT count(*) FROM pg_locks WHERE NOT granted"),
+          (waiting) => Number(waiting) === count,
+          { deadlineMs: 30_000, what: `${count} to wait for a lock` },
+        );
+      await untilWaiting(1);
+      const overtaking = await RawClient.login({ host: main.host, port: main.port }, login, 30_000);
+      await overtaking.query("BEGIN");
+      const altered = overtaking.query("ALTER SEQUENCE child_id_seq MINVALUE -7");
+      await untilWaiting(2);
+      await main.sql(
+        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'INSERT INTO child%SELECT 1%'",
+      );
+      expect(await codes).toEqual(["57014"]);
+      expect((await altered).errors).toEqual([]);
+      expect(pgpool.log()).toContain("what failed on the main node still runs on node 0");
+      await overtaking.query("ROLLBACK");
+      await run("ROLLBACK");
+      await holder.query("ROLLBACK");
+    });
+  },
+  120_000,
+);
 
 faultsTest(
   "what failed on the main node is not waited for where another has the rows",
