@@ -384,7 +384,7 @@ export class Ensemble {
   /** A second has passed: nobody waits for long for what is in vain. */
   tick(): void {
     if (this.#vain.length === 0) this.#mainFor++;
-    else if (this.#vainFor++ > 2 * this.#mainFor) {
+    else if (this.#vainFor++ > Math.min(2 * this.#mainFor, VAIN_SECONDS_MAX)) {
       for (const replica of this.#vain) if (replica.isCancellable) this.#giveUp(replica);
     }
   }
@@ -841,6 +841,9 @@ function askOwn(replica: Replica, sql: string, protocol: Protocol): OwnQuestion 
 }
 
 const none: readonly never[] = [];
+
+/** Others get twice the time that the main node took for what failed there, but no more than this. */
+const VAIN_SECONDS_MAX = 10;
 
 const ABORTED_BY = "deadlock, serialization failure or cancel";
 
