@@ -298,7 +298,9 @@ export async function runPipelines(
     const expects = traced.includes(file);
     const path = join(scope.dir, `${place.way}-${file}`);
     const options = expects ? ["-t", path] : [];
-    const result = await runCommand([program, "-r", "700", ...options, test, target]);
+    const result = await runCommand([program, "-r", "700", ...options, test, target], {
+      deadlineMs: 240_000, // uniqviol sends until it would have to wait, which may be long
+    });
     runs.push({
       test,
       code: result.code,
