@@ -50,7 +50,7 @@ function stepsOf(name: string): Step[] | undefined {
   const ok = [
     tool("format and lint", ["biome", "check", "."]),
     tool("types", ["tsc", "-p", "."]),
-    tests("unit", (folder) => !["cluster", "interop", "runtime"].includes(folder), 10),
+    tests("unit", (folder) => !["cluster", "interop", "runtime"].includes(folder), 30),
     tool("fuzz smoke", ["bun", "tests/fuzz/fuzz.ts", "smoke"]),
   ];
   const build = tool("build", ["bun", "build.ts"]);
