@@ -11,6 +11,7 @@ import {
   closeSync,
   constants,
   existsSync,
+  fstatSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -250,12 +251,14 @@ export class ServerProcess implements Running {
   /** Resolves when the process is gone, with "exit N" or "signal NAME". */
   readonly ended: Promise<string>;
   readonly #child: ChildProcess;
+  readonly #logStart: number;
   #end: string | undefined;
 
-  private constructor(options: ProcessOptions, child: ChildProcess) {
+  private constructor(options: ProcessOptions, child: ChildProcess, logStart: number) {
     this.name = options.name;
     this.logPath = options.logPath;
     this.#child = child;
+    this.#logStart = logStart;
     this.ended = new Promise((resolve) => {
       const finish = (end: string) => {
         this.#end = end;
@@ -268,6 +271,7 @@ export class ServerProcess implements Running {
 
   static start(options: ProcessOptions): ServerProcess {
     const log = openSync(options.logPath, "a");
+    const logStart = fstatSync(log).size;
     const [program, ...args] = options.argv;
     const child = spawn(program, args, {
       cwd: options.cwd,
@@ -278,7 +282,7 @@ export class ServerProcess implements Running {
       ...(options.owner === undefined ? {} : runsAs(options.owner)),
     });
     closeSync(log);
-    return new ServerProcess(options, child);
+    return new ServerProcess(options, child, logStart);
   }
 
   get pid(): number {
@@ -297,6 +301,12 @@ export class ServerProcess implements Running {
 
   log(): string {
     return existsSync(this.logPath) ? readFileSync(this.logPath, "utf8") : "";
+  }
+
+  /** Without what an earlier process has written to the same file. */
+  ownLog(): string {
+    if (!existsSync(this.logPath)) return "";
+    return readFileSync(this.logPath).toString("utf8", this.#logStart);
   }
 
   signal(signal: NodeJS.Signals): void {

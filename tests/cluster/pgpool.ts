@@ -270,10 +270,10 @@ export class Pgpool {
     return this.#process?.log() ?? "";
   }
 
-  /** Waits until the log says so; returns the match. */
+  /** Waits until the log says so, in what was written since the latest start; returns the match. */
   async logged(pattern: RegExp, deadlineMs = 10_000): Promise<RegExpExecArray> {
     const found = await eventually(
-      () => pattern.exec(this.log()),
+      () => pattern.exec(this.#process?.ownLog() ?? ""),
       (match) => match !== null,
       { deadlineMs, what: `${pattern} in the log` },
     );
