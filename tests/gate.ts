@@ -50,13 +50,13 @@ function stepsOf(name: string): Step[] | undefined {
   const ok = [
     tool("format and lint", ["biome", "check", "."]),
     tool("types", ["tsc", "-p", "."]),
-    tests("unit", (folder) => !["cluster", "interop", "runtime"].includes(folder), 30),
+    tests("unit", (folder) => !["cluster", "interop", "runtime"].includes(folder), 60),
     tool("fuzz smoke", ["bun", "tests/fuzz/fuzz.ts", "smoke"]),
   ];
   const build = tool("build", ["bun", "build.ts"]);
-  const runtime = tests("runtime", (folder) => folder === "runtime", 120);
-  const cluster = tests("cluster", (folder) => folder === "cluster", 120);
-  const interop = tests("interop", (folder) => folder === "interop", 120);
+  const runtime = tests("runtime", (folder) => folder === "runtime", 300);
+  const cluster = tests("cluster", (folder) => folder === "cluster", 300);
+  const interop = tests("interop", (folder) => folder === "interop", 300);
   switch (name) {
     case "ok":
       return ok;

@@ -39,7 +39,7 @@ beforeAll(async () => {
   const config = { ...checked(2), failback_command, recovery_timeout: 2 };
   pgpool = await Pgpool.create(scope, { backends: [primary, standby], config, pcpUsers });
   await pgpool.untilServing();
-}, 120_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 /** One node's row, when it is as wanted. */

@@ -34,7 +34,7 @@ beforeAll(async () => {
   await server.sql(`CREATE ROLE ${monitor} SUPERUSER LOGIN`);
   await server.createRole("alice", "secret");
   certificate = await serverCertificate(scope);
-}, 60_000);
+}, 300_000);
 
 afterAll(() => scope.close());
 

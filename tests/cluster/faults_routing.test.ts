@@ -34,7 +34,7 @@ beforeAll(async () => {
     pgpool: { config: { num_init_children: 8, backend_weight0: 0 } },
   });
   await cluster.primary.sql("CREATE TABLE locked (n int); INSERT INTO locked VALUES (1)");
-}, 60_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 const types = (frames: readonly RawFrame[]) => frames.map(({ type }) => type).join("");

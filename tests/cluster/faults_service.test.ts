@@ -29,7 +29,7 @@ beforeAll(async () => {
   scope = new Scope();
   server = await Postgres.create(scope, { databases: ["test", "a", "b", "c"] });
   await server.sql(`CREATE ROLE ${monitor} SUPERUSER LOGIN`);
-}, 60_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 async function startPgpool(own: Scope, config: Record<string, ConfigValue>): Promise<Pgpool> {

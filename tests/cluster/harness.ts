@@ -5,7 +5,7 @@
 import { test } from "bun:test";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { findProgram, isExecutable, runCommand, Scope } from "./machine.ts";
+import { findProgram, isExecutable, patient, runCommand, Scope } from "./machine.ts";
 import { canMakeNetworks } from "./netns.ts";
 import { pgbouncerProgram } from "./pgbouncer.ts";
 import { originalPgpool, ourBinary, Pgpool, type PgpoolOptions } from "./pgpool.ts";
@@ -126,7 +126,8 @@ export async function testNeeding(
   ...wanted: Need[]
 ): Promise<(title: string, body: () => Promise<void>, timeoutMs?: number) => void> {
   const absent = await missing(...wanted);
-  if (absent.length === 0) return (title, body, timeoutMs) => test(title, body, timeoutMs);
+  if (absent.length === 0)
+    return (title, body, timeoutMs) => test(title, body, timeoutMs && patient(timeoutMs));
   return (title, body) => test.skip(`${title} [not installed: ${absent.join(", ")}]`, body);
 }
 

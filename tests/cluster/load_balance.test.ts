@@ -36,7 +36,7 @@ beforeAll(async () => {
   await stage.nodes[0].sql("CREATE TABLE t (i int); INSERT INTO t VALUES (1)", "other");
   await stage.nodes[0].sql("GRANT SELECT ON t TO PUBLIC", "other");
   await stage.caughtUp();
-}, 120_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 describe("weights", () => {

@@ -18,7 +18,7 @@ let stage: LoadBalanceStage;
 beforeAll(async () => {
   scope = new Scope();
   stage = await LoadBalanceStage.create(scope, objects);
-}, 120_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 /** Some hundred kilobytes of WAL that a paused standby does not replay. */

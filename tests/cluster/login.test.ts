@@ -33,7 +33,7 @@ beforeAll(async () => {
   primary = await Postgres.create(scope);
   for (const user of ["alice", "bob"]) await primary.createRole(user, "secret");
   standby = await primary.createStandby();
-}, 60_000);
+}, 300_000);
 
 afterAll(() => scope.close());
 

@@ -121,7 +121,7 @@ beforeAll(async () => {
   });
   passwd = await makeRoles(primary);
   standby = await primary.createStandby();
-}, 60_000);
+}, 300_000);
 
 afterAll(() => scope.close());
 

@@ -36,7 +36,7 @@ beforeAll(async () => {
   primary = await Postgres.create(scope);
   await primary.sql(`CREATE ROLE ${monitor} SUPERUSER LOGIN; CREATE TABLE t (a int)`);
   standby = await primary.createStandby();
-}, 120_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 function inFront(own: Scope, config: PgpoolOptions["config"] = {}): Promise<Pgpool> {

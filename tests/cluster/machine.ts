@@ -67,8 +67,14 @@ export function isExecutable(path: string): boolean {
   }
 }
 
+/**
+ * A deadline is there for what hangs, and says nothing of how fast anything is: each is written for a
+ * machine with nothing else to do, and a busy one gets three times as long.
+ */
+export const patient = (ms: number): number => 3 * ms;
+
 export type EventuallyOptions = {
-  /** Default 10 000. */
+  /** Default 10 000, as `patient` makes it. */
   readonly deadlineMs?: number;
   /** Said in the failure, e.g. "the standby to stream". */
   readonly what?: string;
@@ -83,7 +89,7 @@ export async function eventually<T>(
   holds: (value: T) => boolean = (value) => Boolean(value),
   options: EventuallyOptions = {},
 ): Promise<T> {
-  const deadlineMs = options.deadlineMs ?? 10_000;
+  const deadlineMs = patient(options.deadlineMs ?? 10_000);
   const end = performance.now() + deadlineMs;
   for (let pauseMs = 5; ; pauseMs = Math.min(pauseMs * 2, 200)) {
     let last: string;
@@ -379,7 +385,7 @@ export type CommandOptions = {
   readonly env?: Readonly<Record<string, string>>;
   readonly stdin?: string;
   readonly owner?: Owner;
-  /** Default 60 000; the command is then killed, which shows as `signal`. */
+  /** Default 60 000, as `patient` makes it; the command is then killed, which shows as `signal`. */
   readonly deadlineMs?: number;
   /** Called once with the running command, e.g. to send it a signal when a fact is seen. */
   readonly onStart?: (child: ChildProcess) => void;
@@ -398,7 +404,7 @@ export function runCommand(
       stdio: ["pipe", "pipe", "pipe"],
       ...(options.owner === undefined ? {} : runsAs(options.owner)),
     });
-    const killer = setTimeout(() => child.kill("SIGKILL"), options.deadlineMs ?? 60_000);
+    const killer = setTimeout(() => child.kill("SIGKILL"), patient(options.deadlineMs ?? 60_000));
     const stdout: Buffer[] = [];
     const stderr: Buffer[] = [];
     child.stdout.on("data", (chunk: Buffer) => stdout.push(chunk));

@@ -51,7 +51,7 @@ beforeAll(async () => {
     await cluster.start();
     await untilServing(everybody);
   });
-}, 120_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 /** One write by a client of the delegate IP, which must be let in, served and answered soon. */

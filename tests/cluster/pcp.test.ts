@@ -36,7 +36,7 @@ beforeAll(async () => {
   scope = new Scope();
   server = await Postgres.create(scope);
   pgpool = await startPgpool(scope);
-}, 60_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 async function startPgpool(

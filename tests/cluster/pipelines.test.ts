@@ -104,7 +104,7 @@ beforeAll(async () => {
       return pgpool;
     }),
   );
-}, 60_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 // ---------------------------------------------------------------- a conversation

@@ -26,7 +26,7 @@ beforeAll(async () => {
   scope = new Scope();
   primary = await Postgres.create(scope);
   standby = await primary.createStandby();
-}, 60_000);
+}, 300_000);
 
 afterAll(() => scope.close());
 

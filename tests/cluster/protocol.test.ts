@@ -109,7 +109,7 @@ for (const install of await everyPostgres()) {
         config: { num_init_children: 1 },
       });
       await single.untilServing();
-    }, 60_000);
+    }, 300_000);
     afterAll(() => scope.close());
 
     /** Labels of the statements that are still running on any node. */

@@ -44,7 +44,7 @@ beforeAll(async () => {
   });
   await pgpool.untilServing();
   writer = await RawClient.login(pgpool.tcp, { user: "postgres", database: "test" }, 30_000);
-}, 120_000);
+}, 300_000);
 afterAll(async () => {
   writer?.destroy();
   await scope.close();

@@ -74,7 +74,7 @@ beforeAll(async () => {
   memcached = await startMemcached();
   pgpools = [await startPgpool(), await startPgpool()];
   for (const pgpool of pgpools) await pgpool.untilServing();
-}, 120_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 const open: Twins[] = [];

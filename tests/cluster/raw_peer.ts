@@ -4,6 +4,7 @@
  * that a mistake there is not repeated here.
  */
 import type { Socket } from "node:net";
+import { patient } from "./machine.ts";
 
 export type RawFrame = { readonly type: string; readonly body: Buffer };
 
@@ -75,9 +76,9 @@ export class RawPeer {
   #ended = false;
   #wake: () => void = () => undefined;
 
-  /** Every wait is bounded by `deadlineMs`. */
+  /** Every wait is bounded by `deadlineMs`, as `patient` makes it. */
   constructor(socket: Socket, deadlineMs: number) {
-    this.#deadlineMs = deadlineMs;
+    this.#deadlineMs = patient(deadlineMs);
     this.#socket = socket;
     this.#listen(socket);
   }

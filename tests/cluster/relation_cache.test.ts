@@ -48,7 +48,7 @@ for (const install of await everyPostgres()) {
       standby = await primary.createStandby();
       pgpool = await start(scope);
       await standby.catchUpWith(primary);
-    }, 120_000);
+    }, 300_000);
     afterAll(() => scope.close());
 
     async function start(own: Scope, settings: Settings = {}): Promise<Pgpool> {

@@ -39,7 +39,7 @@ function playAll(install: PostgresInstall, ways: readonly Way[]): void {
     scope = new Scope();
     streaming = await RoutingStage.streaming(scope, install);
     replicated = await RoutingStage.replicated(scope, install);
-  }, 120_000);
+  }, 300_000);
   afterAll(() => scope.close());
 
   describe.each(caseGroups.map((group) => [titleOfGroup(group), group] as const))(
@@ -51,7 +51,7 @@ function playAll(install: PostgresInstall, ways: readonly Way[]): void {
         const shared = isReplicated(group.mode) ? replicated : streaming;
         stage = isLogical ? await RoutingStage.logical(scope, install) : shared;
         await stage.configure(group);
-      }, 120_000);
+      }, 300_000);
 
       if (group.mode === "logical_replication") {
         test("no delay is measured where each server writes a WAL of its own", async () => {

@@ -124,7 +124,7 @@ beforeAll(async () => {
   if (install === undefined) throw new Error("PostgreSQL is not installed");
   stage = await RoutingStage.streaming(scope, install);
   await stage.configure({ mode: "streaming_replication", settings: {}, cases: [] });
-}, 120_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 test.each(rows.map((row) => [row.title, row] as const))("%s", async (_, row) => {

@@ -35,7 +35,7 @@ beforeAll(async () => {
     CREATE TABLE users (id serial, name text);
     CREATE UNLOGGED TABLE scratch (id int);
     CREATE VIEW both_tables AS SELECT id FROM users UNION SELECT id FROM scratch`);
-}, 90_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 const clientAs = (name = "") =>

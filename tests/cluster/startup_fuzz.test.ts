@@ -54,7 +54,7 @@ beforeAll(async () => {
     },
   });
   await pgpool.untilServing();
-}, 60_000);
+}, 300_000);
 
 afterAll(() => scope.close());
 

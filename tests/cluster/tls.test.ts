@@ -43,7 +43,7 @@ beforeAll(async () => {
   own = await authority.issue("localhost");
   server = await Postgres.create(scope);
   for (const user of ["alice", "bob"]) await server.createRole(user, "secret");
-}, 60_000);
+}, 300_000);
 
 afterAll(() => scope.close());
 
@@ -270,7 +270,7 @@ describe("PostgreSQL", () => {
     secured.configure({ ssl: "on" });
     await secured.stop();
     await secured.start();
-  }, 60_000);
+  }, 300_000);
 
   const encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
 

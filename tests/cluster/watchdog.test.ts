@@ -30,7 +30,7 @@ beforeAll(async () => {
     legacy: [2],
   });
   await cluster.telling(() => cluster.start());
-}, 120_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 const claim = (title: string, body: () => Promise<void>) =>

@@ -36,7 +36,7 @@ rmdir ${busy}`,
     configOf: (id) => ({ follow_primary_command: `${follow.path} node=${id} backend=%d` }),
   });
   await cluster.telling(() => cluster.start());
-}, 120_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 const claim = (title: string, body: () => Promise<void>) =>

@@ -68,7 +68,7 @@ beforeAll(async () => {
     }),
   });
   await cluster.telling(() => cluster.start());
-}, 120_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 const claim = (title: string, body: () => Promise<void>) =>

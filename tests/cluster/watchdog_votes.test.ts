@@ -88,7 +88,7 @@ beforeAll(async () => {
   });
   for (const id of [0, 1, 2]) writeFileSync(trusted(id), "");
   await cluster.telling(() => cluster.start());
-}, 120_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 const claim = (title: string, body: () => Promise<void>) =>

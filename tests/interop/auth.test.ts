@@ -145,7 +145,7 @@ for (const install of await everyPostgres()) {
         "host all user0 all password",
         "host all all all scram-sha-256",
       ]);
-    }, 60_000);
+    }, 300_000);
     afterAll(() => scope.close());
 
     postgresTest("SCRAM with every password, and never with another", async () => {

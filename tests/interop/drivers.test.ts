@@ -19,7 +19,7 @@ describe.each(await everyPostgres())("PostgreSQL $major", (install) => {
   beforeAll(async () => {
     scope = new Scope();
     topology = await startTopology(scope, install);
-  }, 60_000);
+  }, 300_000);
   afterAll(() => scope.close());
 
   /** The two transcripts must be alike, and long enough to have been about something. */

@@ -38,7 +38,7 @@ beforeAll(async () => {
   for (const name of classicNames) symlinkSync(ourBinary()?.path ?? "", join(bin, name));
   passFile = join(scope.dir, "pcppass");
   writeFileSync(passFile, "*:*:admin:secret\n", { mode: 0o600 });
-}, 120_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 async function startServers(): Promise<true | undefined> {

@@ -12,7 +12,7 @@ let topology: Topology;
 beforeAll(async () => {
   scope = new Scope();
   topology = await startTopology(scope);
-}, 60_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 async function pgbench(route: Route, ...options: string[]): Promise<string> {

@@ -19,7 +19,7 @@ beforeAll(async () => {
     CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql AS 'SELECT $1 * 2';
     CREATE SEQUENCE countdown;
     INSERT INTO fruit (name, price) VALUES ('apple', 1), ('mango', 3.5)`);
-}, 60_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 const programOf = () => topology.primary.program("psql");

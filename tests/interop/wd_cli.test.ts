@@ -48,7 +48,7 @@ beforeAll(async () => {
     clusters.set(server, cluster);
   });
   await Promise.all(starting);
-}, 120_000);
+}, 300_000);
 afterAll(() => scope.close());
 
 type Said = Pick<CommandResult, "code" | "stdout" | "stderr">;

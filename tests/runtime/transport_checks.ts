@@ -31,7 +31,7 @@ export type Check = {
   readonly run: (world: World) => Promise<void>;
 };
 
-const deadlineMs = 10_000;
+const deadlineMs = 30_000;
 
 async function until(fact: () => boolean, what: string): Promise<void> {
   const deadline = performance.now() + deadlineMs;
