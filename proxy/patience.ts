@@ -68,10 +68,12 @@ export class Patience {
    */
   async for(opening: Opening, mayGiveUp: () => boolean): Promise<void> {
     let timer: ReturnType<typeof setInterval> | undefined;
+    let halves = 0;
     const late = new Promise<true>((resolve) => {
+      // In halves: after a standstill of ours, what came meanwhile is read before anybody is judged.
       timer = setInterval(() => {
-        if (mayGiveUp()) resolve(true);
-      }, PATIENCE_MS);
+        if (++halves >= 2 && mayGiveUp()) resolve(true);
+      }, PATIENCE_MS / 2);
     });
     const isLate = await Promise.race([opening.settled(), late]);
     clearInterval(timer);
