@@ -213,12 +213,12 @@ function isRunning(pid: number): boolean {
 /** The first of `count` ports in a row that nobody listens on, below those for outgoing connections. */
 async function freePorts(count: number): Promise<number> {
   for (let tries = 0; tries < 100; tries++) {
-    const first = 20_000 + Math.floor(Math.random() * 11_000);
+    const first = 10_000 + Math.floor(Math.random() * 9_000);
     const wanted = Array.from({ length: count }, (_, i) => first + i);
     const free = await Promise.all(wanted.map(isFree));
     if (free.every(Boolean)) return first;
   }
-  throw new Error(`no ${count} free ports in a row between 20000 and 31000`);
+  throw new Error(`no ${count} free ports in a row between 10000 and 19000`);
 }
 
 function isFree(port: number): Promise<boolean> {

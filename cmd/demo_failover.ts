@@ -60,7 +60,7 @@ async function prepare(stage: Stage): Promise<void> {
     "follow_primary_command = ''",
     ...nodes.flatMap((node) => [
       `health_check_period${node} = 1`,
-      `health_check_timeout${node} = 3`,
+      `health_check_timeout${node} = 20`,
       `health_check_max_retries${node} = 0`,
     ]),
   ];

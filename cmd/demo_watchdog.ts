@@ -99,7 +99,7 @@ async function play(cluster: Cluster): Promise<readonly string[]> {
 
 function prepare(cluster: Cluster): void {
   const { network, stage } = cluster;
-  const quick = ["wd_heartbeat_keepalive = 1", "wd_heartbeat_deadtime = 2"];
+  const quick = ["wd_heartbeat_keepalive = 1", "wd_heartbeat_deadtime = 5"];
   heading("Looking at each other every second");
   for (const line of quick) console.log(`  ${line}`);
   const hosts = network?.hosts ?? [];
