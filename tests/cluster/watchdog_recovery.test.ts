@@ -37,8 +37,9 @@ class Gate {
   }
 
   get script(): string {
+    // Who sees that it is gone may undo what it has decided by.
     const wait = `touch ${this.#reached}; while [ -e ${this.#shut} ]; do sleep 0.1; done`;
-    return `${wait}; rm ${this.#reached}; [ ! -e ${this.#closed} ] || exit 1`;
+    return `${wait}; [ ! -e ${this.#closed} ]; may_go=$?; rm ${this.#reached}; [ $may_go = 0 ] || exit 1`;
   }
 
   shut(): void {
