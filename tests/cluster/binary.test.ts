@@ -115,6 +115,6 @@ describe("the binary, with sources and node_modules hidden", () => {
       );
       expect(lock).toEqual([{ port: String(primary.port) }]);
     },
-    90_000,
+    300_000,
   );
 });

@@ -143,7 +143,7 @@ test(`no client gets another's answer (seed ${seed})`, async () => {
   const ledger = await Ledger.open(pgpool, primary);
   await ledger.balanced();
   await ledger.close();
-}, 110_000);
+}, 300_000);
 
 async function oneSession(pgpool: Pgpool, ask: () => string, random: Dice): Promise<void> {
   const client = await RawClient.connect(pgpool.tcp, 60_000);

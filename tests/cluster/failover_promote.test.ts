@@ -182,7 +182,7 @@ describe("fence_command", () => {
       const fence = script(own, "fence", `[ -e '${gate}' ] && kill -9 "$(cat '${target}')"`);
       const config = {
         failover_method: "promote",
-        health_check_timeout: 1,
+        health_check_timeout0: 1,
         fence_command: `${fence.path} %d %h %p %m`,
       };
       await withTeam(1, config, async ({ nodes, pgpool }) => {

@@ -90,7 +90,7 @@ describe("a server that is down", () => {
     await pgpool.untilServing();
     const ledger = await Ledger.open(pgpool, server);
     await ledger.balanced();
-  }, 60_000);
+  }, 300_000);
 
   test("that refuses at once does not keep the others waiting", async () => {
     await using own = new Scope();
@@ -107,7 +107,7 @@ describe("a server that is down", () => {
     for (const message of await Promise.all(logins)) {
       expect(message).toMatch(/^failed to create a backend( 0)? connection$/);
     }
-  }, 60_000);
+  }, 300_000);
 });
 
 describe("a server that dies", () => {
@@ -211,7 +211,7 @@ describe("a server that dies", () => {
     await pgpool.untilServing();
     const ledger = await Ledger.open(pgpool, server);
     await ledger.balanced();
-  }, 60_000);
+  }, 300_000);
 });
 
 /** Answers queries that match as told, the others as usual. */
@@ -484,5 +484,5 @@ describe("PostgreSQL out of connections", () => {
     for (const client of [...taken, ...held]) client.destroy();
     // The bystander and whoever took the pool's last connection are the server's only ones again.
     await ledger.balanced();
-  }, 60_000);
+  }, 300_000);
 });

@@ -34,6 +34,7 @@ beforeAll(async () => {
     pgpool: { config: { num_init_children: 8, backend_weight0: 0 } },
   });
   await cluster.primary.sql("CREATE TABLE locked (n int); INSERT INTO locked VALUES (1)");
+  await cluster.standbys[0]?.catchUpWith(cluster.primary);
 }, 300_000);
 afterAll(() => scope.close());
 
@@ -113,7 +114,7 @@ const reads: readonly [string, string, "at once" | "in part"][] = [
 test.each(reads)(
   "a read that the standby cancels for recovery %s fails as PostgreSQL says, and is not repeated",
   async (_, sql, answered) => {
-    const client = await RawClient.login(cluster.pgpool.tcp, login, deadlineMs);
+    const client = await cluster.pgpool.loginWhole(login, deadlineMs);
     const { primary } = cluster;
     const standby = cluster.standbys[0];
     if (standby === undefined) throw new Error("there is no standby");
@@ -123,7 +124,10 @@ test.each(reads)(
     const running = `SELECT 1 FROM pg_stat_activity
       WHERE state = 'active' AND query = '${sql.replaceAll("'", "''")}'`;
     // Cancelled in part, it is stuck in the middle of what the client does not read.
-    const stuck = answered === "in part" ? `${running} AND wait_event = 'ClientWrite'` : running;
+    const stuck =
+      answered === "in part"
+        ? `${running} AND wait_event = 'ClientWrite'`
+        : `${running} AND pid IN (SELECT pid FROM pg_locks WHERE relation = 'locked'::regclass)`;
     await eventually(
       () => standby.sql(stuck),
       (rows) => rows.length > 0,
@@ -143,5 +147,5 @@ test.each(reads)(
     expect(await client.rows(count)).toEqual([{ n: "1" }]);
     await client.terminate();
   },
-  60_000,
+  300_000,
 );

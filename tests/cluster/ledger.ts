@@ -46,7 +46,8 @@ export class Ledger {
     server: Postgres | MockPostgres,
     login: Login = { user: superuser, database: "test" },
   ): Promise<Ledger> {
-    const bystander = await RawClient.login(pgpool.tcp, login, 30_000);
+    // Where the time for a log-in is short, a busy machine may need more than one try.
+    const bystander = await eventually(() => RawClient.login(pgpool.tcp, login, 30_000));
     const account = () => takeAccount(bystander, server);
     // The slot of whoever was here before is freed a moment after its socket closed.
     const before = await eventually(account, ({ busySlots, lent }) => busySlots === 1 && lent >= 1);
@@ -67,7 +68,7 @@ export class Ledger {
     await eventually(now, same, {
       what: `slots and connections to be as before: ${JSON.stringify(this.#before)}`,
     });
-    const newcomer = await RawClient.login(this.#pgpool.tcp, this.#login);
+    const newcomer = await eventually(() => RawClient.login(this.#pgpool.tcp, this.#login));
     await newcomer.rows("SELECT 1");
     await newcomer.terminate();
   }

@@ -62,6 +62,7 @@ describe("a standby whose replay is paused", () => {
 
   test("is not read beyond delay_threshold, and is read again when it has caught up", async () => {
     await stage.reload({ delay_threshold: 1000 });
+    await untilDelays((first, second) => first === 0 && second === 0);
     await stage.session(async (running) => {
       expect(await stage.where(running)).toBe(1);
       await pause(1);
@@ -76,10 +77,10 @@ describe("a standby whose replay is paused", () => {
       await resumeAll();
       await untilReadAt(running, 1);
     });
-  }, 30_000);
+  }, 300_000);
 
   test("gives way to one that lags less with prefer_lower_delay_standby, for good", async () => {
-    const weights = { backend_weight1: 1000, backend_weight2: 1 };
+    const weights = { backend_weight1: 100_000_000, backend_weight2: 1 };
     await stage.reload(weights);
     await stage.session(async (running) => {
       expect(await stage.where(running)).toBe(1);
@@ -94,7 +95,7 @@ describe("a standby whose replay is paused", () => {
       expect(await stage.where(running)).toBe(2);
       expect(await stage.session((fresh) => stage.where(fresh))).toBe(1);
     });
-  }, 30_000);
+  }, 300_000);
 
   test("is not read beyond delay_threshold_by_time", async () => {
     await stage.reload({ delay_threshold_by_time: 100 });
@@ -114,7 +115,7 @@ describe("a standby whose replay is paused", () => {
       await resumeAll();
       await untilReadAt(running, 1);
     });
-  }, 60_000);
+  }, 300_000);
 
   test("a threshold that is reloaded counts at once, a threshold of 0 never", async () => {
     await stage.reload();
@@ -128,7 +129,7 @@ describe("a standby whose replay is paused", () => {
       await stage.reload({ delay_threshold: "1GB" });
       expect(await stage.where(running)).toBe(1);
     });
-  }, 30_000);
+  }, 300_000);
 });
 
 describe("log_standby_delay", () => {
@@ -160,7 +161,7 @@ describe("log_standby_delay", () => {
         await resumeAll();
       }
     },
-    20_000,
+    300_000,
   );
 });
 
@@ -171,14 +172,15 @@ test("sr_check_period: 0 is no check, and a new one counts at once", async () =>
   await stage.reload({ sr_check_period: 0 });
   await pause(1);
   try {
+    const known = await stage.delayOf(1);
     await writeBallast();
-    expect(await stage.delayOf(1)).toBe("0");
+    expect(await stage.delayOf(1)).toBe(known);
     await stage.reload({ sr_check_period: 1 });
     await untilDelays((first) => first > 1000);
   } finally {
     await resumeAll();
   }
-}, 20_000);
+}, 300_000);
 
 describe("replication_delay_source_cmd", () => {
   test("measures in place of SQL: reads follow what it prints", async () => {
@@ -204,10 +206,12 @@ describe("replication_delay_source_cmd", () => {
       await untilReadAt(running, 1);
     });
     const [, first, second] = stage.nodes;
-    expect(await Bun.file(`${script}.args`).text()).toBe(
-      `${first.host}:${first.port} ${second.host}:${second.port}\n`,
+    await eventually(
+      () => Bun.file(`${script}.args`).text(), // written anew each second
+      (args) => args === `${first.host}:${first.port} ${second.host}:${second.port}\n`,
+      { what: "the addresses of both standbys" },
     );
-  }, 30_000);
+  }, 300_000);
 
   test("that hangs is ended with all it has started, and nothing else suffers", async () => {
     await stage.reload({
@@ -217,7 +221,7 @@ describe("replication_delay_source_cmd", () => {
     await stage.pgpool.logged(/ERROR: .*replication delay command timed out after 1 seconds/);
     expect(await stage.session((client) => stage.where(client))).toBe(1);
     await stage.reload({ replication_delay_source_timeout: 10 });
-  }, 20_000);
+  }, 300_000);
 });
 
 describe("settings of the start", () => {
@@ -264,10 +268,10 @@ describe("pg_terminate_backend", () => {
     "ends the session's connection on node %i, wherever that is",
     async (node) => {
       await stage.reload({ backend_weight1: 0, [`backend_weight${node}`]: 1 });
-      const victim = await stage.client({ app: "victim" });
+      const victim = await stage.client({ app: `victim${node}` });
       expect(await stage.where(victim)).toBe(node);
       const server = stage.nodes[node];
-      const victims = "SELECT pid FROM pg_stat_activity WHERE application_name = 'victim'";
+      const victims = `SELECT pid FROM pg_stat_activity WHERE application_name = 'victim${node}'`;
       const pid = await server?.value(victims);
       await stage.reload();
       await stage.session(async (client) => {

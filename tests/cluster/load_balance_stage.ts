@@ -9,7 +9,7 @@ import {
   eventually,
   Pgpool,
   Postgres,
-  RawClient,
+  type RawClient,
   type Scope,
 } from "./harness.ts";
 
@@ -69,16 +69,16 @@ export class LoadBalanceStage {
   }
 
   client(login: Partial<Login> = {}, pgpool = this.pgpool): Promise<RawClient> {
-    return RawClient.login(pgpool.tcp, loginOf(login));
+    return pgpool.loginWhole(loginOf(login));
   }
 
   /** Runs `body` as one session. */
-  session<T>(
+  async session<T>(
     body: (client: RawClient) => Promise<T>,
     login: Partial<Login> = {},
     pgpool = this.pgpool,
   ): Promise<T> {
-    return RawClient.session(pgpool.tcp, loginOf(login), body);
+    return (await this.client(login, pgpool)).during(body);
   }
 
   /** The node that answered: its port is the first value of the last row. */

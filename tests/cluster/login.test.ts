@@ -139,7 +139,7 @@ describe("a log-in that hangs", () => {
     await eventually(() => pgpool.log().split("new connection received").length > before);
     const stoppingAt = performance.now();
     expect(await pgpool.stop("fast")).toBe("exit 0");
-    expect(performance.now() - stoppingAt).toBeLessThan(5000);
+    expect(performance.now() - stoppingAt).toBeLessThan(30_000); // authentication_timeout is 60
     client.destroy();
   });
 
@@ -147,17 +147,19 @@ describe("a log-in that hangs", () => {
     await using own = new Scope();
     const config = { authentication_timeout: 2 };
     const pgpool = await start(own, { hba, passwd: ["alice:secret"], config });
-    const holder = await RawClient.login(pgpool.tcp, { user: "postgres", database: "test" });
+    const holder = await eventually(() =>
+      RawClient.login(pgpool.tcp, { user: "postgres", database: "test" }),
+    );
     const client = await RawClient.connect(pgpool.tcp, 20_000);
     client.send(begin);
     await holder.rows("SELECT pg_sleep(3)");
+    const askedAt = performance.now();
     await holder.terminate();
     expect((await client.next())?.type).toBe("R");
-    const askedAt = performance.now();
     expect(await client.closed()).toEqual([]);
     expect(performance.now() - askedAt).toBeGreaterThan(1500);
     await pgpool.logged(/authentication timeout/);
-  }, 20_000);
+  });
 });
 
 test("what a server says while it lets a client in reaches that client, once", async () => {

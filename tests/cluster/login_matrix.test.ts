@@ -245,6 +245,6 @@ describe.each([
       expect(pgpool.log()).not.toContain(right);
       expect(await pgpool.stop("smart")).toBe("exit 0");
     },
-    60_000,
+    300_000,
   );
 });

@@ -75,9 +75,8 @@ describe("a primary that is started again", () => {
     await temporary.rows("CREATE TEMP TABLE mine (a int)");
     const asleep = busy.query("INSERT INTO t SELECT 3 FROM pg_sleep(600)");
     await eventually(
-      () =>
-        primary.value("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%'"),
-      (count) => Number(count) >= 2,
+      () => primary.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"),
+      (count) => count === "1",
     );
 
     await primary.stop("fast");
@@ -104,7 +103,7 @@ describe("a primary that is started again", () => {
     );
     expect(left).toBe("1 4 6");
     for (const client of [idle, busy, within]) await client.terminate();
-  }, 120_000);
+  }, 300_000);
 
   test("after a crash as well", async () => {
     await using own = new Scope();
@@ -116,7 +115,7 @@ describe("a primary that is started again", () => {
     await primary.start();
     expect((await waiting).tags).toEqual(["INSERT 0 1"]);
     await client.terminate();
-  }, 120_000);
+  }, 300_000);
 });
 
 describe("while there is no primary", () => {
@@ -147,7 +146,7 @@ describe("while there is no primary", () => {
     expect((await client.query("INSERT INTO t VALUES (17)")).tags).toEqual(["INSERT 0 1"]);
     expect(await primary.value("SELECT count(*) FROM t WHERE a IN (16, 17)")).toBe("1");
     await client.terminate();
-  }, 120_000);
+  }, 300_000);
 });
 
 describe("pg_terminate_backend", () => {
@@ -177,7 +176,7 @@ describe("pg_terminate_backend", () => {
     const other = await RawClient.login(pgpool.tcp, login);
     await other.rows("INSERT INTO t VALUES (21)");
     await other.terminate();
-  }, 120_000);
+  }, 300_000);
 });
 
 describe("pg_terminate_backend at a standby", () => {
@@ -194,7 +193,7 @@ describe("pg_terminate_backend at a standby", () => {
     await pgpool.untilServing();
     const long = "SELECT count(*) FROM generate_series(1, 1e6) a, generate_series(1, 1e6) b";
     for (const sql of [undefined, long]) {
-      const client = await RawClient.login(pgpool.tcp, login, 60_000);
+      const client = await pgpool.loginWhole(login, 60_000);
       await client.rows("SELECT count(*) FROM t"); // the catalogs have been asked
       const [{ pid } = {}] = await client.rows("SELECT pg_backend_pid() AS pid");
       const answer = client.until("Z");
@@ -212,13 +211,13 @@ describe("pg_terminate_backend at a standby", () => {
       });
       await client.closed();
     }
-  }, 120_000);
+  }, 300_000);
 
   test("is told from a standby that is stopped, of which idle sessions notice nothing", async () => {
     await using own = new Scope();
     const pgpool = await readingThere(own);
     await pgpool.untilServing();
-    const client = await RawClient.login(pgpool.tcp, login, 60_000);
+    const client = await pgpool.loginWhole(login, 60_000);
     const portOf = async () => {
       const [{ port } = {}] = await client.rows("SELECT inet_server_port() AS port");
       return port;
@@ -228,7 +227,7 @@ describe("pg_terminate_backend at a standby", () => {
     expect(await portOf()).toBe(String(primary.port));
     await standby.start();
     await client.terminate();
-  }, 120_000);
+  }, 300_000);
 });
 
 describe("a standby", () => {
@@ -249,7 +248,7 @@ describe("a standby", () => {
       await client.terminate();
     }
     await standby.start();
-  }, 120_000);
+  }, 300_000);
 
   // What was parsed there is parsed again elsewhere; a portal that was bound there is gone with it.
   const openings: readonly [string, "1" | "2", boolean, string | undefined][] = [
@@ -262,7 +261,7 @@ describe("a standby", () => {
     async (_, last, inTransaction, code) => {
       await using own = new Scope();
       const pgpool = await inFront(own, { backend_weight0: 0 });
-      const client = await RawClient.login(pgpool.tcp, login, 60_000);
+      const client = await pgpool.loginWhole(login, 60_000);
       if (inTransaction) await client.rows("BEGIN");
       const bound = bind("s", [], { portal: "p" });
       const isBound = last === "2";
@@ -278,7 +277,7 @@ describe("a standby", () => {
       await client.terminate();
       await standby.start();
     },
-    120_000,
+    300_000,
   );
 
   test("that dies takes no prepared statement along", async () => {
@@ -296,7 +295,7 @@ describe("a standby", () => {
     }
     await client.terminate();
     await standby.start();
-  }, 120_000);
+  }, 300_000);
 
   test("that hangs keeps log-ins waiting once, and not again until it answers", async () => {
     await using own = new Scope();
@@ -311,21 +310,23 @@ describe("a standby", () => {
       };
       const first = await newcomer("first");
       await pgpool.logged(/DB node 1 .* keeps log-ins waiting/);
-      const started = performance.now();
+      const waited: number[] = [];
       for (let i = 0; i < 10; i++) {
+        const started = performance.now();
         const client = await newcomer(String(i));
+        waited.push(performance.now() - started);
         await client.rows("INSERT INTO t VALUES (31)");
         await client.rows("SELECT 1");
         await client.terminate();
       }
-      // Ten would be five seconds late if each waited; the bound is wide, the difference is not.
-      expect(performance.now() - started).toBeLessThan(4000);
+      // If they waited, none could be served in less than the half second that the first one gave it.
+      expect(Math.min(...waited)).toBeLessThan(500);
       await first.terminate();
     } finally {
       standby.continue();
     }
     await pgpool.logged(/DB node 1 .* is used by log-ins again/);
-  }, 120_000);
+  }, 300_000);
 });
 
 describe("a read that was parsed on a standby", () => {
@@ -350,7 +351,7 @@ describe("a read that was parsed on a standby", () => {
     async (_, end, answer) => {
       await using own = new Scope();
       const pgpool = await readingThere(own);
-      const client = await RawClient.login(pgpool.tcp, login, 60_000);
+      const client = await pgpool.loginWhole(login, 60_000);
       client.send(parse("s", sql), sync, ...run);
       await client.until("Z");
       expect((await told(client)).rows[0]?.[0]).toBe(String(standby.port));
@@ -366,13 +367,13 @@ describe("a read that was parsed on a standby", () => {
       await client.terminate();
       await standby.start();
     },
-    120_000,
+    300_000,
   );
 
   test("is executed on the primary while the standby lags, and there again afterwards", async () => {
     await using own = new Scope();
     const pgpool = await readingThere(own, { delay_threshold: 1 });
-    const client = await RawClient.login(pgpool.tcp, login, 60_000);
+    const client = await pgpool.loginWhole(login, 60_000);
     client.send(parse("s", sql), sync);
     await client.until("Z");
     const once = async () => {
@@ -390,5 +391,5 @@ describe("a read that was parsed on a standby", () => {
     await eventually(portOf, (port) => port === String(standby.port), { deadlineMs: 30_000 });
     expect(Number((await once())[1])).toBe(count + 1);
     await client.terminate();
-  }, 120_000);
+  }, 300_000);
 });

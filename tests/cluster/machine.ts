@@ -168,6 +168,8 @@ function canListen(port: number): Promise<boolean> {
 export async function freePorts(count: number): Promise<number> {
   for (let tries = 0; tries < 50; tries++) {
     const first = await freePort();
+    const rest = Array.from({ length: count - 1 }, (_, i) => first + 1 + i);
+    if (!rest.every(claim)) continue;
     const taken = Array.from({ length: count }, (_, i) => occupy(first + i));
     const servers = await Promise.all(taken);
     for (const server of servers) server?.close();

@@ -1,7 +1,15 @@
 /** What the modes have in common and what not: roles, who serves, with two servers that know nothing of each other. */
 import { expect } from "bun:test";
 import { pcp, primaryOf, untilStatuses } from "./failover_stage.ts";
-import { Pgpool, Postgres, pcpAdmin, RawClient, Scope, superuser, testNeeding } from "./harness.ts";
+import {
+  eventually,
+  Pgpool,
+  Postgres,
+  pcpAdmin,
+  Scope,
+  superuser,
+  testNeeding,
+} from "./harness.ts";
 import { withReplicas } from "./replicated_stage.ts";
 
 const modesTest = await testNeeding("dist/pgpool", "postgres");
@@ -53,12 +61,15 @@ modesTest(
         ["", "0"],
         ["", "0"],
       ]);
-      const { stdout } = await pgpool.pcp(["node-info"]);
-      const told = stdout
-        .trimEnd()
-        .split("\n")
-        .map((line) => line.split(" ").slice(5, 8));
-      expect(told).toEqual(roles.map((role) => ["up", role, role]));
+      // A server that does not answer it in three seconds is told to be down.
+      await eventually(
+        async () => (await pgpool.pcp(["node-info"])).stdout.trimEnd().split("\n"),
+        (lines) =>
+          lines.every(
+            (line, id) => line.split(" ").slice(5, 8).join(" ") === `up ${roles[id]} ${roles[id]}`,
+          ),
+        { what: "the roles that pcp tells" },
+      );
       await pgpool.stop();
     }
   },
@@ -85,7 +96,7 @@ modesTest(
     await withReplicas(2, config, async ({ pgpool, nodes: [n0, n1] }) => {
       if (n0 === undefined || n1 === undefined) return;
       await mark([n0, n1]);
-      const client = await RawClient.login(pgpool.tcp, login, 30_000);
+      const client = await pgpool.loginWhole(login, 30_000);
       const read = "SELECT mark FROM t WHERE mark LIKE 'node%'";
       expect(await client.rows(read)).toEqual([{ mark: "node1" }]);
       await client.rows("INSERT INTO t VALUES ('a')");
@@ -121,7 +132,7 @@ modesTest(
       if (n0 === undefined || n1 === undefined) return;
       await mark([n0, n1]);
       expect(await primaryOf(pgpool)).toBe(1);
-      const client = await RawClient.login(pgpool.tcp, login, 30_000);
+      const client = await pgpool.loginWhole(login, 30_000);
       const read = "SELECT mark FROM t WHERE mark LIKE 'node%'";
       expect(await client.rows(read)).toEqual([{ mark: "node0" }]);
       await client.rows("INSERT INTO t VALUES ('a')");

@@ -76,7 +76,7 @@ async function withWaiting(
     };
     await holder.query("BEGIN");
     await holder.query("SELECT * FROM parent WHERE n = 1 FOR UPDATE");
-    await run("SET statement_timeout = '300ms'");
+    await run("SET statement_timeout = '1s'");
     await body({ team, holder, client, run });
   });
 }
@@ -340,7 +340,7 @@ faultsTest(
       leaver.destroy();
       const patient = await connect({ pgpool });
       patient.send(query("INSERT INTO t VALUES (2)"));
-      await blocker.query("SELECT pg_sleep(2); ROLLBACK");
+      await blocker.query("SELECT pg_sleep(3); ROLLBACK");
       await patient.until("Z");
       await eventually(
         () => valuesOn(nodes, "SELECT string_agg(n::text, ' ') FROM t"),

@@ -11,12 +11,12 @@ const mode = (name: string) => ({ backend_clustering_mode: name });
 
 const connect = ({ pgpool }: Team) => RawClient.login(pgpool.tcp, login, 30_000);
 
-/** COMMIT takes two seconds on the main node, when the other node has committed. */
+/** COMMIT waits on the main node, when the other node has committed, for whoever holds this lock. */
 const slowCommit = `
-  CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS
-    'BEGIN PERFORM pg_sleep(2); RETURN NULL; END';
+  CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';
   CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON t DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW EXECUTE FUNCTION sleep();
+    FOR EACH ROW EXECUTE FUNCTION wait();
 `;
 
 snapshotTest(
@@ -29,10 +29,14 @@ snapshotTest(
     for (const [name, copied] of rows) {
       const body = async (team: Team) => {
         const { nodes, pgpool } = team;
+        const [main] = nodes;
+        if (main === undefined) throw new Error("no main node");
         await pgpool.sql("CREATE TABLE t (v int)");
         await pgpool.sql("CREATE TABLE copy (v int)");
         await pgpool.sql("INSERT INTO t VALUES (0)");
-        await nodes[0]?.sql(slowCommit);
+        await main.sql(slowCommit);
+        const holder = await RawClient.login({ host: main.host, port: main.port }, login);
+        await holder.rows("SELECT pg_advisory_lock(1)");
         const writer = await connect(team);
         const reader = await connect(team);
         await writer.query("BEGIN");
@@ -42,9 +46,11 @@ snapshotTest(
           async () => await nodes[1]?.value("SELECT v FROM t"),
           (v) => v === "1",
         );
-        expect((await reader.query("INSERT INTO copy SELECT v FROM t")).tags).toEqual([
-          "INSERT 0 1",
-        ]);
+        const copying = reader.query("INSERT INTO copy SELECT v FROM t");
+        // Snapshot isolation lets it begin when the commit is over.
+        if (name === "native_replication") await copying;
+        await holder.rows("SELECT pg_advisory_unlock(1)");
+        expect((await copying).tags).toEqual(["INSERT 0 1"]);
         await writer.until("Z");
         expect(await valuesOn(nodes, "SELECT v FROM copy")).toEqual([...copied]);
       };

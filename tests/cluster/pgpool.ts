@@ -17,7 +17,7 @@ import {
   type ServerProcess,
 } from "./machine.ts";
 import { superuser } from "./postgres.ts";
-import { RawClient, type Target } from "./raw_client.ts";
+import { type Login, RawClient, type Target } from "./raw_client.ts";
 
 export type Program =
   | { readonly kind: "ours"; readonly path: string }
@@ -284,6 +284,22 @@ export class Pgpool {
   status(): string {
     const path = join(this.dir, "pgpool_status");
     return existsSync(path) ? readFileSync(path, "utf8") : "";
+  }
+
+  /**
+   * A session that has a connection to each node. Log-ins wait but half a second for a standby, which
+   * a busy machine may take longer for: whoever comes in without one reads elsewhere from then on.
+   */
+  loginWhole(login: Login, deadlineMs?: number): Promise<RawClient> {
+    const times = (words: RegExp) => this.log().match(words)?.length ?? 0;
+    const passedOver = () => times(/keeps log-ins waiting/g);
+    return eventually(async () => {
+      const before = passedOver();
+      const client = await RawClient.login(this.tcp, login, deadlineMs);
+      if (passedOver() === before && before === times(/is used by log-ins again/g)) return client;
+      await client.terminate();
+      throw new Error("a standby was left out");
+    });
   }
 
   /** One connection, the statements of `text` as one simple query, the rows as text. */

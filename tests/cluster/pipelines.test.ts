@@ -71,7 +71,7 @@ let pgpools: readonly Pgpool[];
 
 const settings = {
   max_prepared_transactions: 40,
-  lock_timeout: "1s",
+  lock_timeout: "5s",
   // The record of a rollback is soon with the standby, and so are its locks gone.
   wal_writer_delay: "10ms",
   autovacuum: "off",

@@ -341,8 +341,12 @@ export class Postgres {
     this.#process?.signal("SIGCONT");
   }
 
+  /** Resolves when new connections are under the new settings and rules. */
   async reload(): Promise<void> {
+    const loaded = () => this.value("SELECT pg_conf_load_time()", "postgres");
+    const before = await loaded();
     await this.sql("SELECT pg_reload_conf()", "postgres");
+    await eventually(loaded, (time) => time !== before, { what: "the settings to be read" });
   }
 
   log(): string {

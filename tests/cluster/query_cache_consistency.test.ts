@@ -147,7 +147,7 @@ describe(`with the query cache (seed ${seed})`, () => {
     expect(watched.undone()).toEqual([]);
     expect(watched.writes).toBeGreaterThan(20);
     expect(await hitsOf(pgpool)).toBeGreaterThan(100);
-  }, 180_000);
+  }, 300_000);
 
   test("what a standby that lags has answered is not kept past a commit", async () => {
     await using scope = new Scope();
@@ -171,7 +171,7 @@ describe(`with the query cache (seed ${seed})`, () => {
     expect(watched.undone()).toEqual([]);
     expect(others.reads).toBeGreaterThan(100);
     expect(await hitsOf(pgpool)).toBeGreaterThan(20);
-  }, 180_000);
+  }, 300_000);
 });
 
 test("a history finds what cannot be", () => {

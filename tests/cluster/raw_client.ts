@@ -72,13 +72,17 @@ export class RawClient extends RawPeer {
     login: Login,
     body: (client: RawClient) => Promise<T>,
   ): Promise<T> {
-    const client = await RawClient.login(target, login);
+    return (await RawClient.login(target, login)).during(body);
+  }
+
+  /** Says goodbye after `body`. */
+  async during<T>(body: (client: RawClient) => Promise<T>): Promise<T> {
     try {
-      const result = await body(client);
-      await client.terminate();
+      const result = await body(this);
+      await this.terminate();
       return result;
     } finally {
-      client.destroy();
+      this.destroy();
     }
   }
 

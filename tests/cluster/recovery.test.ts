@@ -7,6 +7,7 @@ import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { recoveryFunctionsSql } from "../../core/cluster/recovery_functions.ts";
 import {
+  eventually,
   freePort,
   monitor,
   Pgpool,
@@ -51,6 +52,7 @@ async function setStage(scope: Scope, dataName = "two words"): Promise<Stage> {
   };
   const bin = primary.install.bin;
   put("stage1", [
+    `while [ -e ${scope.dir}/hold ]; do sleep 0.1; done`,
     `[ ! -f ${scope.dir}/refuse ] || { echo 'the disk is full' >&2; exit 7; }`,
     `rm -rf "$3"; ${bin}/pg_basebackup -h ${primary.socketDir} -p "$4" -U postgres -D "$3" -X stream -c fast || exit 1`,
     `printf '%s\\n' "port = $6" "primary_conninfo = 'host=${primary.socketDir} port=$4 user=postgres application_name=server1'" >> "$3/postgresql.conf"`,
@@ -167,10 +169,16 @@ recoveryTest(
     rmSync(join(stage.primary.dataDir, "pgpool_remote_start"));
     expect((await recover(stage)).stderr).toContain("executing remote start failed with error:");
 
-    const both = await Promise.all([recover(stage), recover(stage)]);
-    expect(both.map(({ stderr }) => stderr).join("")).toContain(
+    const hold = join(scope.dir, "hold");
+    writeFileSync(hold, "");
+    const before = stage.calls().length;
+    const first = recover(stage);
+    await eventually(() => stage.calls().length > before, Boolean, { what: "the first to begin" });
+    expect((await recover(stage)).stderr).toContain(
       "FATAL:  pgpool-II is already processing another recovery request.",
     );
+    rmSync(hold);
+    await first;
   },
   120_000,
 );
@@ -182,4 +190,4 @@ test("the log of a failed script tells what the server said", async () => {
   await recover(stage);
   await stage.pgpool.logged(/the script of the 1st stage failed/);
   await stage.pgpool.logged(/child process exited with exit code 7|exit code 7|failed/);
-}, 60_000);
+}, 300_000);

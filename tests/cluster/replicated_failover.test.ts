@@ -1,7 +1,7 @@
 /** Nodes lost and attached where pgpool replicates, with real servers and sessions that go on. */
 import { expect } from "bun:test";
 import { pcp, script, untilStatuses } from "./failover_stage.ts";
-import { type Postgres, RawClient, Scope, superuser, testNeeding } from "./harness.ts";
+import { eventually, type Postgres, RawClient, Scope, superuser, testNeeding } from "./harness.ts";
 import { withReplicas } from "./replicated_stage.ts";
 
 const replicasTest = await testNeeding("dist/pgpool", "postgres");
@@ -47,7 +47,8 @@ replicasTest(
       ]);
       expect(await numbersOn(n1)).toBe("1 2 3 4 5");
       const host = "127.0.0.1";
-      expect(failover.calls()).toBe(`2 0 0 -1 ${host} ${host}\n0 1 0 -1 ${host} ${host}\n`);
+      const called = `2 0 0 -1 ${host} ${host}\n0 1 0 -1 ${host} ${host}\n`;
+      await eventually(failover.calls, (calls) => calls === called, { what: called });
 
       await n2.start();
       expect(await numbersOn(n2)).toBe("1");
@@ -69,7 +70,7 @@ replicasTest(
 replicasTest(
   "nobody gets in to some of the nodes only",
   async () => {
-    await withReplicas(2, {}, async ({ pgpool, nodes }) => {
+    await withReplicas(2, { health_check_timeout1: 3 }, async ({ pgpool, nodes }) => {
       const [n0, n1] = nodes;
       if (n0 === undefined || n1 === undefined) return;
       await n0.sql("CREATE DATABASE half", "postgres");

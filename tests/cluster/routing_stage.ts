@@ -207,7 +207,7 @@ export class RoutingStage {
   async play(row: RoutingCase, way: Way): Promise<Outcome> {
     const { user = "postgres", database = "test", application_name } = row;
     const parameters = application_name === undefined ? {} : { application_name };
-    const client = await RawClient.login(this.pgpool.tcp, { user, database, parameters }, 20_000);
+    const client = await this.pgpool.loginWhole({ user, database, parameters }, 20_000);
     try {
       const refused = way === "prepared" && !(await prepare(client, row.sql));
       for (const log of this.#logs) log.skip();
@@ -238,7 +238,7 @@ export class RoutingStage {
     texts: readonly string[],
   ): Promise<{ readonly executed: readonly (readonly string[])[]; readonly tags: string }> {
     const login = { user: "postgres", database: "test" };
-    const client = await RawClient.login(this.pgpool.tcp, login, 20_000);
+    const client = await this.pgpool.loginWhole(login, 20_000);
     try {
       for (const log of this.#logs) log.skip();
       client.send(...bytes);

@@ -15,7 +15,7 @@ import {
   execute,
   frame,
   parse,
-  RawClient,
+  type RawClient,
   Scope,
   startCluster,
   sync,
@@ -35,11 +35,12 @@ beforeAll(async () => {
     CREATE TABLE users (id serial, name text);
     CREATE UNLOGGED TABLE scratch (id int);
     CREATE VIEW both_tables AS SELECT id FROM users UNION SELECT id FROM scratch`);
+  await cluster.standbys[0]?.catchUpWith(cluster.primary);
 }, 300_000);
 afterAll(() => scope.close());
 
 const clientAs = (name = "") =>
-  RawClient.login(cluster.pgpool.tcp, { ...login, parameters: { application_name: name } });
+  cluster.pgpool.loginWhole({ ...login, parameters: { application_name: name } });
 
 async function explained(client: RawClient, sql: string): Promise<string[]> {
   const rows = await client.rows(`PGPOOL EXPLAIN ROUTE ${sql}`);
@@ -183,7 +184,7 @@ describe("the log", () => {
     await client.query("BEGIN");
     await client.query("COMMIT");
     await client.terminate();
-    const lines = await linesOf("teller", /statement: DISCARD ALL/);
+    const lines = await linesOf("teller", /DB node id: 1 .*DISCARD ALL/);
     const from = lines.findIndex((line) => line.includes("Parse message"));
     expect(lines.slice(from).map((line) => line.replace(/\(\d+\)/, "(PORT)"))).toEqual([
       "LOG:  Parse message from frontend.",

@@ -24,6 +24,14 @@ async function processesOf(dir: string): Promise<readonly string[]> {
   return all.split("\n").filter((line) => line.includes(`${dir}/`));
 }
 
+/** A server removes its pid file, for which whoever stops it waits, a moment before it is gone. */
+const untilNoneLeft = (dir: string) =>
+  eventually(
+    () => processesOf(dir),
+    ({ length }) => length === 0,
+    { what: "all to be gone" },
+  );
+
 for (const install of await everyPostgres()) {
   setupTest(
     `streaming mode leaves a cluster that startall and shutdownall serve, with PostgreSQL ${install.major}`,
@@ -37,7 +45,7 @@ for (const install of await everyPostgres()) {
       expect(made).toMatchObject({ code: 0, stderr: "" });
       const how = install.kind === "system" ? ", by online recovery" : "";
       expect(made.stdout).toContain(`making a standby, data2${how}`);
-      expect(await processesOf(dir)).toEqual([]);
+      await untilNoneLeft(dir);
       const files = ["README.port", "bashrc.ports", "data0", "data2", "etc", "log", "pcppass"];
       expect(readdirSync(dir)).toEqual(
         expect.arrayContaining([...files, "pgpool_reload", "run", "shutdownall", "startall"]),
@@ -60,7 +68,7 @@ for (const install of await everyPostgres()) {
 
       await mustRun([join(dir, "shutdownall")], { cwd: "/" });
       expect(existsSync(join(dir, "run/pgpool.pid"))).toBe(false);
-      expect(await processesOf(dir)).toEqual([]);
+      await untilNoneLeft(dir);
     },
     120_000,
   );
@@ -152,7 +160,7 @@ setupTest(
       /data1 (could not be recovered|did not start)\nDETAIL: .*Address already in use/,
     );
     expect(readdirSync(dir)).toEqual([]);
-    expect(await processesOf(dir)).toEqual([]);
+    await untilNoneLeft(dir);
     const log = /see (\S+)/.exec(made.stderr)?.[1] ?? "";
     expect(readFileSync(log, "utf8")).toContain("Address already in use");
     await mustRun(["rm", log]);

@@ -169,12 +169,20 @@ claim("bytes of strangers change nothing: no crash, no other leader", async () =
   }
 });
 
+/** How node `by` sees node `id`. */
+const untilSeen = (by: number, id: number, word: string) =>
+  eventually(
+    async () => (await cluster.node(by).view()).split(" ")[id],
+    (state) => state === word,
+    { what: `node ${id} to be ${word}` },
+  );
+
 claim("when the leader is killed another leads; when it returns it follows", async () => {
   const first = await untilAgreed();
   await cluster.pgpool(first).kill();
   const rest = [0, 1, 2].filter((id) => id !== first);
   const { id: second } = await cluster.untilAgreed(rest);
-  expect((await cluster.node(second).view()).split(" ")[first]).toBe("LOST");
+  await untilSeen(second, first, "LOST");
   await cluster.start([first]);
   expect(await untilAgreed()).toBe(second);
 });
@@ -185,7 +193,7 @@ claim("a leader that is stopped says so, leaves no socket, and another leads", a
   expect(existsSync(cluster.node(first).ipcPath)).toBe(false);
   const rest = [0, 1, 2].filter((id) => id !== first);
   const { id: second } = await cluster.untilAgreed(rest);
-  expect((await cluster.node(second).view()).split(" ")[first]).toBe("SHUTDOWN");
+  await untilSeen(second, first, "SHUTDOWN");
   await cluster.pgpool(second).logged(/ is shutting down/);
   await cluster.start([first]);
   expect(await untilAgreed()).toBe(second);

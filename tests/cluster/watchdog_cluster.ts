@@ -14,6 +14,7 @@ import {
   freePort,
   Pgpool,
   type Program,
+  patient,
   pcpAdmin,
   type Scope,
   type TestNetwork,
@@ -247,7 +248,11 @@ const matching =
     typeof wanted === "string" ? found === wanted : wanted.test(found);
 
 /** Sends bytes by a socket that is being connected; resolves to what came back until its end. */
-export function exchange(socket: Socket, bytes: Uint8Array, limitMs = 5000): Promise<Uint8Array> {
+export function exchange(
+  socket: Socket,
+  bytes: Uint8Array,
+  limitMs = patient(10_000),
+): Promise<Uint8Array> {
   return new Promise((resolve) => {
     const chunks: Buffer[] = [];
     const late = setTimeout(() => socket.destroy(), limitMs);

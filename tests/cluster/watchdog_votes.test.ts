@@ -160,9 +160,16 @@ claim(
     const { id: leader } = await cluster.untilAgreed();
     const still = (leader + 1) % 3;
     for (const { pgpool } of cluster.nodes) await pgpool.logged(/lifecheck started/, 60_000);
+    // It may have lost others before.
+    const times = (words: RegExp) => cluster.pgpool(leader).log().match(words)?.length ?? 0;
+    const signs = [/unable to connect to node/g, /REPORTED BY LIFECHECK/g];
+    const before = signs.map(times);
     cluster.pgpool(still).signal("SIGSTOP");
-    await cluster.pgpool(leader).logged(/unable to connect to node/, 60_000);
-    await cluster.pgpool(leader).logged(/REPORTED BY LIFECHECK/);
+    await eventually(
+      () => signs.map(times),
+      (now) => now.every((count, i) => count > (before[i] ?? 0)),
+      { deadlineMs: 60_000, what: "the life check to report a node" },
+    );
     cluster.pgpool(still).signal("SIGCONT");
     expect((await cluster.untilAgreed()).id).toBe(leader);
     rmSync(trusted(leader));

@@ -38,11 +38,11 @@ describe.each(await everyPostgres())("PostgreSQL $major", (install) => {
 
   test("node-postgres gets the same answers", async () => {
     await compare(({ port }) => nodePostgres(port));
-  }, 90_000);
+  }, 300_000);
 
   test("postgres.js gets the same answers", async () => {
     await compare(({ port }) => postgresJs(port));
-  }, 90_000);
+  }, 300_000);
 
   psycopgTest(
     "psycopg 3 gets the same answers",
