@@ -165,7 +165,7 @@ async function bunTest(files: readonly string[], timeoutSeconds: number): Promis
         ...["--reporter=junit", `--reporter-outfile=${report}`],
         ...files.map((file) => `./${file}`),
       ],
-      { show: true, minutes: 40 }, // for one that hangs; a busy machine may need twice the usual time
+      { show: true, minutes: 90 }, // for one that hangs; a busy machine may need several times the usual
     );
     if (!existsSync(report)) return failure("bun test ended without a report");
     return readReport(readFileSync(report, "utf8"), { files, ok });

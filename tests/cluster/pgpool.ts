@@ -247,6 +247,7 @@ export class Pgpool {
   /** To every process of the original; ours is one. */
   signalAll(signal: NodeJS.Signals): void {
     if (this.#process?.running !== true) return;
+    this.signal("SIGSTOP"); // it starts no more of them
     for (const pid of processTree(this.#process.pid)) {
       try {
         process.kill(pid, signal);

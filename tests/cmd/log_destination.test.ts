@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type DestinationSettings, openLogDestination } from "../../cmd/log_destination.ts";
 import { createLog } from "../../core/log.ts";
+import { eventually } from "../cluster/machine.ts";
 
 const HOUR = 3_600_000;
 const usual: DestinationSettings = {
@@ -214,8 +215,11 @@ describe("syslog", () => {
     log.write("LOG", "a", { detail: "b" });
     log.write("FATAL", "c");
     await destination.close();
-    expect(readFileSync(heard, "utf8")).toBe(
-      `--prio-prefix --id=${process.pid} --tag pgpool\n<142>[1-1] LOG:  a\n<142>[1-2] DETAIL:  b\n<139>[2] FATAL:  c\n`,
+    const wanted = `--prio-prefix --id=${process.pid} --tag pgpool\n<142>[1-1] LOG:  a\n<142>[1-2] DETAIL:  b\n<139>[2] FATAL:  c\n`;
+    await eventually(
+      () => readFileSync(heard, "utf8"), // it may take longer than its end is waited for
+      (text) => text === wanted,
+      { what: wanted },
     );
   });
 });

@@ -98,6 +98,9 @@ const word = fc.constantFrom(
 );
 const setting = fc.tuple(name, fc.oneof(number, word)).map(([name, text]) => `${name} = '${text}'`);
 
+const { FC_SEED } = process.env;
+const seed = Number(FC_SEED ?? 20_261_130);
+
 const pieces = fc.constantFrom(
   ...["a", "b9", "é", "=", " ", "\t", "\r", "\n", "'", "'x'", "\\", "'\\'", '"', "#", ";", ","],
   ...["1", "0x", "e", ".", "-", "+", "_", ":", "/"],
@@ -108,7 +111,7 @@ describe("a configuration file", () => {
   pgpoolTest(
     "with a parameter set to anything is judged as by Pgpool-II",
     async () => {
-      await fc.assert(fc.asyncProperty(setting, sameAnswer), { numRuns: 300 });
+      await fc.assert(fc.asyncProperty(setting, sameAnswer), { seed, numRuns: 300 });
     },
     60_000,
   );
@@ -116,7 +119,7 @@ describe("a configuration file", () => {
   pgpoolTest(
     "of scribbles is cut into the same tokens",
     async () => {
-      await fc.assert(fc.asyncProperty(scribble, sameAnswer), { numRuns: 300 });
+      await fc.assert(fc.asyncProperty(scribble, sameAnswer), { seed, numRuns: 300 });
     },
     60_000,
   );

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { everyPostgres, findPython, mustRun, Scope, testNeeding } from "../cluster/harness.ts";
 import { nodePostgres } from "./node_postgres.ts";
 import { postgresJs } from "./postgres_js.ts";
-import { type Route, routeEnv, startTopology, type Topology } from "./topology.ts";
+import { type Route, routeEnv, startTopology, type Topology, untilAsleep } from "./topology.ts";
 
 const psycopgTest = await testNeeding("psycopg");
 const psycopg2Test = await testNeeding("psycopg2");
@@ -41,7 +41,7 @@ describe.each(await everyPostgres())("PostgreSQL $major", (install) => {
   }, 300_000);
 
   test("postgres.js gets the same answers", async () => {
-    await compare(({ port }) => postgresJs(port));
+    await compare(({ port }) => postgresJs(port, () => untilAsleep(topology)));
   }, 300_000);
 
   psycopgTest(

@@ -1,6 +1,6 @@
 /** The script of the driver tests for node-postgres. */
 import pg from "pg";
-import { cancelRequest, int32s, RawClient } from "../cluster/harness.ts";
+import { cancelRequest, eventually, int32s, RawClient } from "../cluster/harness.ts";
 import { Transcript } from "./transcript.ts";
 
 /** What pg.Client has beside its published types, and a cancel request needs. */
@@ -195,11 +195,12 @@ async function cancel(client: pg.Client, transcript: Transcript, port: number): 
     .finally(() => {
       over = true;
     });
-  for (let tries = 0; !over && tries < 200; tries++) {
+  await eventually(async () => {
     const request = await RawClient.connect({ host: "127.0.0.1", port });
     request.send(cancelRequest(processID, int32s(secretKey)));
     await request.closed();
-  }
+    return over;
+  });
   await sleeping;
   // A last request may still be under way: it hits the next statement or nothing.
   for (let tries = 0, quiet = 0; quiet < 3 && tries < 50; tries++) {

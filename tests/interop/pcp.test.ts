@@ -294,8 +294,11 @@ describe("what the original lacks", () => {
     const before = await count();
     server.reload({ pcp_node_info_layout: "4.4" });
     await eventually(count, (now) => now < before, { what: "the shorter record" });
-    const { stdout } = await run("our programs", "our server", ["pcp_node_info", "0"]);
-    expect(stdout).toMatch(/ primary primary 0 none none \d{4}-/);
+    await eventually(
+      async () => (await run("our programs", "our server", ["pcp_node_info", "0"])).stdout,
+      (stdout) => / primary primary 0 none none \d{4}-/.test(stdout),
+      { what: "the fields" },
+    );
     server.reload({ pcp_node_info_layout: "4.3" });
     await eventually(count, (now) => now === before, { what: "the longer record" });
   });

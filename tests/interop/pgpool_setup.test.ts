@@ -4,7 +4,7 @@
  * a stub, which runs the command here.
  */
 import { expect } from "bun:test";
-import { existsSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   eventually,
@@ -66,6 +66,10 @@ setupTest(
     expect(made.code).toBe(0);
     expect(made.stdout.match(/pcp_recovery_node -- Command Successful/g)).toHaveLength(2);
     expect(made.stdout).toContain("pgpool-II setting for streaming replication mode is done.");
+
+    // its one second is little for servers that share a busy machine
+    const patience = [0, 1, 2].map((id) => `connect_timeout${id} = 10000\n`).join("");
+    appendFileSync(join(dir ?? "", "etc/pgpool.conf"), patience);
 
     // its servers keep the descriptors that they are started with
     const started = await run("bash", "-c", "./startall > startall.log 2>&1");

@@ -2,8 +2,15 @@
 import { afterAll, beforeAll, expect } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { eventually, runCommand, Scope, testNeeding } from "../cluster/harness.ts";
-import { type Route, routeEnv, startTopology, type Topology } from "./topology.ts";
+import { runCommand, Scope, testNeeding } from "../cluster/harness.ts";
+import {
+  type Route,
+  routeEnv,
+  sleeping,
+  startTopology,
+  type Topology,
+  untilAsleep,
+} from "./topology.ts";
 
 const psqlTest = await testNeeding("psql");
 let scope: Scope;
@@ -121,7 +128,7 @@ psqlTest("Ctrl-C cancels the statement and not the session", async () => {
       env: routeEnv(route),
       stdin: "SELECT pg_sleep(600);\nSELECT 'still here';\n",
       onStart: (child) => {
-        interrupted = asleep().then(() => child.kill("SIGINT"));
+        interrupted = untilAsleep(topology).then(() => child.kill("SIGINT"));
       },
     });
     expect(await interrupted).toBe(true);
@@ -130,19 +137,5 @@ psqlTest("Ctrl-C cancels the statement and not the session", async () => {
   }
   // How psql goes on without a terminal is its own affair; it must be the same both ways.
   expect(new Set(codes).size).toBe(1);
-  expect(await topology.primary.value(sleepers)).toBe("0");
+  expect(await sleeping(topology)).toBe(0);
 });
-
-const sleepers = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-
-async function asleep(): Promise<void> {
-  const servers = [topology.primary, topology.standby];
-  await eventually(
-    async () => {
-      const sleeping = await Promise.all(servers.map((server) => server.value(sleepers)));
-      return sleeping.some((count) => count !== "0");
-    },
-    undefined,
-    { what: "a backend to sleep" },
-  );
-}

@@ -34,9 +34,25 @@ export function routeEnv(route: Route): Record<string, string> {
     PGUSER: superuser,
     PGPASSWORD: "unused",
     PGDATABASE: "test",
-    PGCONNECT_TIMEOUT: "10",
+    PGCONNECT_TIMEOUT: "60",
     PGSSLMODE: "disable",
   };
+}
+
+const sleepers = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+
+/** How many sessions are in `pg_sleep`, on both servers. */
+export async function sleeping({ primary, standby }: Topology): Promise<number> {
+  const counts = await Promise.all([primary, standby].map((server) => server.value(sleepers)));
+  return counts.reduce((sum, count) => sum + Number(count), 0);
+}
+
+export async function untilAsleep(topology: Topology): Promise<void> {
+  await eventually(
+    () => sleeping(topology),
+    (count) => count > 0,
+    { what: "a backend to sleep" },
+  );
 }
 
 export async function startTopology(scope: Scope, install?: PostgresInstall): Promise<Topology> {

@@ -68,7 +68,9 @@ for (const [title, most, single, firstEnds, secondEnds] of plays) {
         await last.untilView([...(first.id === 0 ? ends : ends.toReversed()), "LEADER"].join(" "));
 
         // The others come back, to the one that was left.
-        await cluster.start([0, 1]);
+        await cluster.start([0]);
+        await last.untilView(/^STANDBY /);
+        await cluster.start([1]);
         expect((await cluster.untilAgreed()).id).toBe(2);
         await untilSeen("up up");
         await loseAndRegain(last, first);

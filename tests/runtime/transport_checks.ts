@@ -352,10 +352,10 @@ const sockets: readonly Check[] = [
         let total = 0;
         for (let more = true; more; total += 1_000_000) more = conn.send(block(total, 1_000_000));
         peer.end();
-        assert.equal(await heard.closed(), undefined);
         peer.on("data", (chunk) => {
           got += chunk.length;
         });
+        assert.equal(await heard.closed(), undefined);
         await until(() => got === total, "all bytes after the half-close");
       }),
   },
@@ -535,7 +535,7 @@ const addresses: readonly Check[] = [
         ["ETIMEDOUT", "ENETUNREACH", "EHOSTUNREACH", "ECONNREFUSED"].includes(String(codeOf(late))),
         String(late),
       );
-      assert.ok(performance.now() - began < 5_000);
+      assert.ok(performance.now() - began < 60_000); // the kernel would take two minutes
 
       const abort = new AbortController();
       const given = transport

@@ -7,7 +7,7 @@ import { delaysByCommand } from "../../../proxy/cluster/delay_command.ts";
 
 function configOf(command: string, nodes = 3): Config {
   const lines = [`replication_delay_source_cmd = '${command.replaceAll("'", "\\'")}'`];
-  lines.push("replication_delay_source_timeout = 1");
+  lines.push(`replication_delay_source_timeout = ${command.startsWith("sleep") ? 1 : 60}`);
   for (let id = 0; id < nodes; id++) {
     lines.push(`backend_hostname${id} = 'h${id}'`, `backend_port${id} = ${5432 + id}`);
   }
