@@ -4,9 +4,7 @@
  * remembered by name; a Bind whose statement is not on the node that routing chooses takes it
  * along: the Parse is repeated there, its answer swallowed, its errors shown.
  */
-import type { NodeId } from "../../core/cluster/state.ts";
 import type { RouteReason } from "../../core/routing/reasons.ts";
-import { changesByCallsToo } from "../../core/sql/cache_facts.ts";
 import type { StatementFacts } from "../../core/sql/facts.ts";
 import { readyForQuery } from "../../core/wire/backend.ts";
 import { FRONTEND } from "../../core/wire/codes.ts";
@@ -14,7 +12,6 @@ import { frameOf } from "../../core/wire/frame.ts";
 import { encodeFrontend } from "../../core/wire/frontend.ts";
 import { otherNodesSql, type Protocol } from "../routing/route.ts";
 import type { NodesRoute } from "../routing/routes.ts";
-import type { Parsed } from "../routing/session_routing.ts";
 import type { Desk } from "./desk.ts";
 import {
   anyWriteSql,
@@ -26,30 +23,21 @@ import {
   forgets,
   isTwoPhase,
   mayClosePortals,
-  mayExecute,
-  mayUseName,
-  mayUseNames,
   mindsQueries,
   mindsReads,
   readsCopyData,
   takesSnapshot,
 } from "./effects.ts";
-import { queryMessage, statusLetter, text, transactionFailed, valuesOf } from "./messages.ts";
-import { forgetOwn, OWN_NAME, runOwn, syncMessage } from "./own_messages.ts";
+import { queryMessage, statusLetter, text, transactionFailed } from "./messages.ts";
+import { flushMessage, OWN_NAME, runOwn, syncMessage } from "./own_messages.ts";
 import { alreadyPrepared, OwnStatements, parseComplete } from "./own_statements.ts";
-import {
-  FAILED,
-  IDLE,
-  IN_TRANSACTION,
-  type NodeLink,
-  type Owed,
-  type OwedKind,
-} from "./replies.ts";
-import type { CatalogQuestion, Route } from "./router.ts";
+import { type Asking, AWAITED, isAsking, Questions } from "./questions.ts";
+import { FAILED, IDLE, IN_TRANSACTION, type NodeLink, type Owed } from "./replies.ts";
+import type { Route } from "./router.ts";
+import { StatementNames } from "./statement_names.ts";
 import { Names, Portal, Prepared, PreparedNames } from "./statements.ts";
 import type { Unit } from "./unit.ts";
 
-const flushMessage = encodeFrontend({ kind: "Flush" });
 /** No statement at all: PostgreSQL refuses it, and its log shows why it was sent. */
 const failingMessage = encodeFrontend({
   kind: "Parse",
@@ -68,8 +56,6 @@ const lookMessages = Buffer.concat([
 ]);
 /** Marks answers to it. */
 export const FAILING = "failing";
-/** Marks the end of what a simple query waits for: an error before it is the answer to the query. */
-const AWAITED = "awaited";
 /** Marks the Execute of a portal of which we know nothing. */
 const UNKNOWN = "unknown";
 
@@ -85,9 +71,10 @@ type Close = {
   readonly serial: number;
 };
 type Bound = { readonly links: readonly NodeLink[]; readonly why: RouteReason };
-type Asking = { readonly kind: "ask"; failed(): void; answered(): void };
 
 export class Extended {
+  readonly questions: Questions;
+  readonly names: StatementNames;
   readonly #session: Desk;
   readonly #statements = new PreparedNames();
   readonly #portals = new Names<Portal>();
@@ -108,6 +95,10 @@ export class Extended {
 
   constructor(session: Desk) {
     this.#session = session;
+    this.questions = new Questions(session);
+    this.names = new StatementNames(session, this.#statements, this.questions, (link, statement) =>
+      this.#prepareOn(link, statement),
+    );
   }
 
   // ---------------------------------------------------------------- messages
@@ -130,7 +121,7 @@ export class Extended {
     const failed = this.#hasFailed && !endsTransaction(facts);
     if (failed && name !== "" && !session.replies.empty) return session.waitDrained();
     const taken = known !== undefined && !failed;
-    const bySql = failed ? undefined : this.#preparedBySql(name);
+    const bySql = failed ? undefined : this.names.preparedBySql(name);
     const links = taken ? this.#one(known.on[0]) : (bySql ?? this.#route(facts, sql));
     if (links === undefined) return false;
     const main = session.speaker(links);
@@ -226,7 +217,7 @@ export class Extended {
     const name = nameEnd === portalEnd + 1 ? "" : text(bytes, portalEnd + 1, nameEnd);
     if (this.#own?.has("S", name)) return this.#toOwn(this.#own, bytes, at, end);
     this.#own?.forget("P", portal);
-    if (!this.#carriedBySql(name)) {
+    if (!this.names.carriedBySql(name)) {
       return session.router.failed ? this.refuse(transactionFailed) : session.waitDrained();
     }
     const statement = this.#statements.get(name) ?? this.#madeBySql(name);
@@ -271,7 +262,7 @@ export class Extended {
     if (portal !== undefined) {
       return this.#toOne("Describe", this.#speakerOf(portal.links), at, end, portal);
     }
-    const bySql = kind === "S" ? this.#preparedBySql(name) : undefined;
+    const bySql = kind === "S" ? this.names.preparedBySql(name) : undefined;
     if (bySql !== undefined) return this.#toOne("Describe", this.#speakerOf(bySql), at, end);
     return this.#unknown("Describe", kind, name, at, end);
   }
@@ -367,7 +358,9 @@ export class Extended {
     const isKnown = statement !== undefined || portal !== undefined || name === "";
     // An earlier Close may yet turn out to have been discarded.
     if (!isKnown && !session.replies.empty) return session.waitDrained();
-    const known = statement ? statement.on : (portal?.links ?? this.#preparedBySql(name, kind));
+    const known = statement
+      ? statement.on
+      : (portal?.links ?? (kind === "S" ? this.names.preparedBySql(name) : undefined));
     const links = known === undefined || known.length === 0 ? this.#write() : this.#alive(known);
     const main = session.speaker(links);
     if (!session.mayFollow(links, main)) return session.waitDrained();
@@ -377,11 +370,11 @@ export class Extended {
       this.#statements.delete(name);
       subject = { kind: "close", name, statement, serial: ++this.#serial };
     } else if (portal) this.#portals.delete(name);
-    this.#observe(links, "C message");
+    observe(this.#session, links, "C message");
     session.replies.expect("Close", main, links, subject);
     session.out.passAll(links.slice(), at, end);
     // Whether the name is free for the next Parse shows when this one is answered.
-    if (kind === "S" && this.#preparedBySql(name) !== undefined) session.holdNext();
+    if (kind === "S" && this.names.preparedBySql(name) !== undefined) session.holdNext();
     return true;
   }
 
@@ -398,14 +391,14 @@ export class Extended {
     session.discarding = false;
     const duringCopy = session.copyIn.links.length > 0;
     if (duringCopy && session.copyIn.reading) {
-      this.#observe(session.copyIn.links, "Sync");
+      observe(this.#session, session.copyIn.links, "Sync");
       session.out.passAll(session.copyIn.links, at, end);
       return true;
     }
     const links = duringCopy ? session.copyIn.links : open.length === 0 ? this.#write() : open;
     const main = session.speaker(links);
     if (!session.mayFollow(links, main)) return session.waitDrained();
-    this.#observe(links, "Sync");
+    observe(this.#session, links, "Sync");
     const owed = session.replies.expect("Sync", main, links, undefined);
     session.cache?.follow(owed);
     owed.duringCopy = duringCopy;
@@ -561,7 +554,7 @@ export class Extended {
     const route: Route = session.router.decide(facts, sql, "extended");
     switch (route.kind) {
       case "ask":
-        this.ask(route.questions, "extended", takesSnapshot(facts, "Parse"));
+        this.questions.catalog(route.questions, "extended", takesSnapshot(facts, "Parse"));
         return undefined;
       case "proxy":
         this.#why = route.why === "show_pool" ? "read" : route.why;
@@ -580,7 +573,7 @@ export class Extended {
   ): readonly NodeLink[] | undefined {
     const session = this.#session;
     if (!links.includes(session.writeLink)) return links;
-    if (this.carryNames(facts, sql, "extended")) return links;
+    if (this.names.carry(facts, sql, "extended")) return links;
     session.waitDrained();
     return undefined;
   }
@@ -646,7 +639,7 @@ export class Extended {
     const owed = this.#session.replies.expect("Parse", link, this.#one(link), statement);
     owed.silent = true;
     owed.errorsShow = true;
-    this.#observe(this.#one(link), `Parse: ${statement.sql}`);
+    observe(this.#session, this.#one(link), `Parse: ${statement.sql}`);
     const { message, otherMessage = message } = statement;
     this.#session.out.send(link, link === this.#session.writeLink ? message : otherMessage);
     statement.on.push(link);
@@ -702,19 +695,6 @@ export class Extended {
     return this.#toOne(kind, link, at, end, undefined, before);
   }
 
-  /** What SQL's PREPARE has made is bound on the write node: false while it cannot be taken there. */
-  #carriedBySql(name: string): boolean {
-    const { router, replies, writeLink } = this.#session;
-    if (name === "" || this.#statements.get(name) !== undefined) return true;
-    const known = router.session.prepared.get(name);
-    if (known === undefined || known.nodes.includes(writeLink.id)) return true;
-    if (router.failed || !replies.empty) return false;
-    if (!this.#session.mayFollow(this.#write(), writeLink)) return false;
-    this.#prepareBySql(name, known.sql);
-    this.#join(this.#write());
-    return true;
-  }
-
   /** A statement that only the write node knows, if there is one: it may write. */
   #madeBySql(name: string): Prepared | undefined {
     if (name === "") return undefined;
@@ -736,13 +716,6 @@ export class Extended {
     return statement;
   }
 
-  /** Where SQL's PREPARE has made a statement of this name. */
-  #preparedBySql(name: string, kind: "S" | "P" = "S"): readonly NodeLink[] | undefined {
-    if (name === "" || kind === "P") return undefined;
-    const nodes = this.#session.router.session.prepared.get(name)?.nodes;
-    return nodes && this.#session.linksOf(nodes);
-  }
-
   #toOne(
     kind: Naming,
     link: NodeLink,
@@ -761,19 +734,13 @@ export class Extended {
       session.replies.expect("Close", link, noLinks, undefined).silent = true;
       session.out.send(link, before);
     }
-    if (kind === "Describe") this.#observe(links, "D message");
+    if (kind === "Describe") observe(this.#session, links, "D message");
     const isUnknown = kind === "Execute" && subject === undefined;
     session.replies.expect(kind, link, links, isUnknown ? UNKNOWN : subject);
     session.out.pass(link, at, end);
     return true;
   }
 
-  #observe(links: readonly NodeLink[], statement: string): void {
-    const { observer } = this.#session;
-    if (observer !== undefined) for (const link of links) observer.toNode(link.id, statement);
-  }
-
-  /** The statement or portal that Describe and Close name. Undefined after a violation. */
   #named(bytes: Uint8Array, at: number, end: number) {
     const nameEnd = bytes.indexOf(0, at + 6);
     if (nameEnd < 0 || nameEnd >= end) {
@@ -816,88 +783,8 @@ export class Extended {
   endTransaction(link: NodeLink): void {
     const { replies, out } = this.#session;
     replies.expect("Query", link, noLinks, undefined).silent = true;
-    this.#observe(this.#one(link), "COMMIT");
+    observe(this.#session, this.#one(link), "COMMIT");
     out.send(link, commitMessage);
-  }
-
-  // ---------------------------------------------------------------- questions of our own
-
-  /**
-   * Asks the catalog on the session's own connection, where uncommitted objects are seen. Always
-   * stalls: the statement that needs the answer is read again when it is there. Should asking fail
-   * (a cancel request, statement_timeout), then the statement has failed with the same error.
-   */
-  ask(questions: readonly CatalogQuestion[], protocol: Protocol, mayLook: boolean): false {
-    const session = this.#session;
-    const link = this.#linkToAsk(questions);
-    if (!session.replies.empty || !session.mayFollow(this.#one(link), link)) {
-      return session.waitDrained();
-    }
-    return this.askRow(link, session.router.questionSql(questions, mayLook), protocol, (values) =>
-      session.router.answered(questions, values, link.id),
-    );
-  }
-
-  /** The same for a question to be put to one node: `answered` is given the columns of its row. */
-  askRow(
-    link: NodeLink,
-    sql: string,
-    protocol: Protocol,
-    answered: (values: readonly (string | null)[] | undefined) => void,
-  ): false {
-    const session = this.#session;
-    if (!session.replies.empty || !session.mayFollow(this.#one(link), link)) {
-      return session.waitDrained();
-    }
-    this.#observe(this.#one(link), sql);
-    this.#clearOwn(link);
-    const rows: Uint8Array[] = [];
-    const asking: Asking = {
-      kind: "ask",
-      failed: () => {
-        if (protocol === "extended") session.discarding = true;
-      },
-      answered: () => answered(valuesOf(rows[0])),
-    };
-    const expect = (kind: OwedKind) => {
-      const owed = session.replies.expect(kind, link, noLinks, asking);
-      owed.silent = true;
-      owed.errorsShow = true;
-      return owed;
-    };
-    expect("Parse");
-    expect("Bind");
-    const answer = expect("Execute");
-    answer.collect = (row) => rows.push(row.slice());
-    // In a transaction the portal would outlive its statement, in the way of the next question.
-    expect("Close");
-    expect("Close");
-    const messages = [runOwn(sql)];
-    if (link.inSegment) messages.push(flushMessage);
-    else {
-      const subject = protocol === "simple" ? AWAITED : asking;
-      const sync = session.replies.expect("Sync", link, noLinks, subject);
-      sync.silent = true;
-      messages.push(syncMessage);
-    }
-    session.out.send(link, Buffer.concat(messages));
-    return false;
-  }
-
-  /** A statement of ours that has failed may have left its name. */
-  #clearOwn(link: NodeLink): void {
-    if (!this.#ownLeft.delete(link)) return;
-    const { replies, out } = this.#session;
-    for (let i = 0; i < 2; i++) replies.expect("Close", link, noLinks, undefined).silent = true;
-    out.send(link, forgetOwn);
-  }
-  readonly #ownLeft = new Set<NodeLink>();
-
-  #linkToAsk(questions: readonly CatalogQuestion[]): NodeLink {
-    const { router, replies, writeLink } = this.#session;
-    const node = router.askedNode(questions);
-    const link = node === undefined ? undefined : replies.links[node];
-    return link === undefined || link.skipping || link.status === FAILED ? writeLink : link;
   }
 
   // ---------------------------------------------------------------- answers
@@ -945,10 +832,7 @@ export class Extended {
   failed(owed: Owed, link: NodeLink): void {
     if (owed.kind === "Query" || owed.kind === "FunctionCall" || owed.kind === "Sync") return;
     const { subject } = owed;
-    if (isAsking(subject)) {
-      this.#ownLeft.add(link);
-      subject.failed();
-    }
+    if (isAsking(subject)) this.questions.failed(link, subject);
     for (let i = 0; i < link.queue.size; i++) {
       const later = link.queue.at(i);
       if (later?.kind !== "Sync" || later.voided) continue;
@@ -1004,174 +888,6 @@ export class Extended {
     if (statement.kind !== "deallocate" || multiStatement) return undefined;
     const { name } = statement;
     return name !== undefined && this.#own?.has("S", name) ? name : undefined;
-  }
-
-  /** The statement of this name, for SQL's EXECUTE and DEALLOCATE. */
-  parsed(name: string): Parsed | undefined {
-    const statement = name === "" ? undefined : this.#statements.get(name);
-    if (statement === undefined || statement.on.length === 0) return undefined;
-    const { facts } = statement;
-    return {
-      nodes: this.#nodesOf(statement),
-      reads: facts.destination === "either",
-      readTables: facts.maybeTemporary,
-      changedTables: facts.changedTables,
-      inserts: facts.inserts,
-      added: statement.added,
-      changes: changesByCallsToo(facts.cache),
-      usesNames: mayUseNames(facts, statement.sql),
-    };
-  }
-
-  /** Nodes that have the statement which was named last. */
-  lastParsedOn(): readonly NodeId[] {
-    const { last } = this.#statements;
-    return last === undefined ? [] : this.#nodesOf(last);
-  }
-
-  #nodesOf({ on }: Prepared): NodeId[] {
-    const { links } = this.#session.replies;
-    const known = on.filter((link) => links[link.id] === link);
-    return known.map(({ id }) => id).sort((a, b) => a - b);
-  }
-
-  /**
-   * The write node is to be sent this: what it executes and is prepared elsewhere is prepared there
-   * too. False when answers must be waited for first.
-   */
-  carryNames(facts: StatementFacts, sql: string, protocol: Protocol): boolean {
-    const { replies, out, writeLink, router } = this.#session;
-    if (!mayUseNames(facts, sql)) return true;
-    const missing = this.#namesMissing(facts, sql);
-    const executed = router.failed ? [] : missing.filter((name) => mayExecute(facts, name));
-    const undone = missing.filter((name) => !mayExecute(facts, name));
-    if (executed.length + undone.length === 0) return true;
-    if (!replies.empty || !this.#session.mayFollow(this.#write(), writeLink)) return false;
-    const inSegment = protocol === "extended" || writeLink.inSegment;
-    const waits = executed.length > 0 && !inSegment;
-    for (const name of executed) this.#prepareHere(name);
-    if (!waits) for (const name of undone) this.#holdPlace(name);
-    if (inSegment) {
-      this.#join(this.#write());
-      return true;
-    }
-    replies.expect("Sync", writeLink, noLinks, waits ? AWAITED : undefined).silent = true;
-    out.send(writeLink, syncMessage);
-    return !waits;
-  }
-
-  /** What this may use and the write node does not know; what is executed by others comes first. */
-  #namesMissing(facts: StatementFacts, sql: string): readonly string[] {
-    const { router, writeLink } = this.#session;
-    const missing: string[] = [];
-    const uses = [{ facts, sql }, ...this.executedBy(facts)];
-    const isUsed = (name: string) => uses.some((each) => mayUseName(each.facts, each.sql, name));
-    for (const [name, { nodes }] of router.session.prepared) {
-      if (!nodes.includes(writeLink.id) && isUsed(name)) missing.push(name);
-    }
-    for (const { name, on } of this.#statements.values()) {
-      if (name !== "" && !on.includes(writeLink) && isUsed(name)) missing.push(name);
-    }
-    return missing;
-  }
-
-  /** What SQL's EXECUTE runs: Parse may have made anything, another EXECUTE too. */
-  executedBy({ statement }: StatementFacts): readonly Prepared[] {
-    const found: Prepared[] = [];
-    let executes = statement;
-    while (executes.kind === "execute") {
-      const next = this.#statements.get(executes.name);
-      if (next === undefined || found.includes(next)) break;
-      found.push(next);
-      executes = next.facts.statement;
-    }
-    return found;
-  }
-
-  #prepareHere(name: string): void {
-    const { writeLink, router } = this.#session;
-    const statement = this.#statements.get(name);
-    if (statement !== undefined) this.#prepareOn(writeLink, statement);
-    else this.#prepareBySql(name, router.session.prepared.get(name)?.sql ?? "");
-  }
-
-  /** DEALLOCATE finds something of this name, which a search_path cannot make invalid. */
-  #holdPlace(name: string): void {
-    const { replies, out, writeLink } = this.#session;
-    replies.expect("Parse", writeLink, noLinks, undefined).silent = true;
-    out.send(
-      writeLink,
-      encodeFrontend({ kind: "Parse", statement: name, sql: "", parameterTypes: [] }),
-    );
-  }
-
-  /** What SQL's PREPARE made, by the extended protocol: a simple query would end the segment. */
-  #prepareBySql(name: string, sql: string): void {
-    const { replies, out, router, writeLink } = this.#session;
-    this.#observe(this.#write(), sql);
-    this.#clearOwn(writeLink);
-    const asking: Asking = {
-      kind: "ask",
-      failed: () => {},
-      answered: () => router.alsoPrepared(name, writeLink.id),
-    };
-    for (const kind of ["Parse", "Bind", "Execute", "Close", "Close"] as const) {
-      const owed = replies.expect(kind, writeLink, noLinks, asking);
-      owed.silent = true;
-      owed.errorsShow = true;
-    }
-    out.send(writeLink, runOwn(sql));
-  }
-
-  /** What DEALLOCATE among other statements has undone on the write node the others forget too. */
-  noteForgotten({ subject, completed }: Owed): void {
-    const { deallocates, deallocatesAfter } = subject as StatementFacts;
-    for (const [index, name] of deallocates.entries()) {
-      if (completed < (deallocatesAfter[index] ?? 0)) this.#leavePlace(name);
-      else for (const each of name === "" ? this.#namesKnown() : [name]) this.#forget(each);
-    }
-  }
-
-  /** DEALLOCATE was not reached. */
-  #leavePlace(name: string): void {
-    const { writeLink } = this.#session;
-    const on = this.#linksKnowing(name);
-    if (on.length > 0 && !on.includes(writeLink)) this.#forgetOn(writeLink, name);
-  }
-
-  #forget(name: string): void {
-    const { router, writeLink } = this.#session;
-    for (const link of this.#linksKnowing(name)) {
-      if (link !== writeLink) this.#forgetOn(link, name);
-    }
-    this.#statements.delete(name);
-    router.session.prepared.delete(name);
-  }
-
-  #namesKnown(): readonly string[] {
-    const parsed = [...this.#statements.values()].map(({ name }) => name);
-    return [
-      ...parsed.filter((name) => name !== ""),
-      ...this.#session.router.session.prepared.keys(),
-    ];
-  }
-
-  #linksKnowing(name: string): readonly NodeLink[] {
-    const { links } = this.#session.replies;
-    const on = this.#statements.get(name)?.on ?? noLinks;
-    const nodes = this.#session.router.session.prepared.get(name)?.nodes;
-    return links.filter(
-      (link) => link && (on.includes(link) || nodes?.includes(link.id)),
-    ) as NodeLink[];
-  }
-
-  #forgetOn(link: NodeLink, name: string): void {
-    const { replies, out } = this.#session;
-    replies.expect("Close", link, noLinks, undefined).silent = true;
-    out.send(link, encodeFrontend({ kind: "Close", target: "S", name }));
-    if (link.inSegment) return;
-    replies.expect("Sync", link, noLinks, undefined).silent = true;
-    out.send(link, syncMessage);
   }
 
   // ---------------------------------------------------------------- what pgpool answers itself
@@ -1236,9 +952,6 @@ export class Extended {
 const isClose = (subject: unknown): subject is Close =>
   typeof subject === "object" && subject !== null && "kind" in subject && subject.kind === "close";
 
-const isAsking = (subject: unknown): subject is Asking =>
-  typeof subject === "object" && subject !== null && "kind" in subject && subject.kind === "ask";
-
 /** The Parse of a transaction's beginning as a standby accepts it (spec load-balance.md 3.6). */
 function otherParse(name: string, facts: StatementFacts): Uint8Array | undefined {
   const sql = otherNodesSql(facts);
@@ -1247,3 +960,7 @@ function otherParse(name: string, facts: StatementFacts): Uint8Array | undefined
 }
 
 const noLinks: readonly NodeLink[] = [];
+
+function observe({ observer }: Desk, links: readonly NodeLink[], statement: string): void {
+  if (observer !== undefined) for (const link of links) observer.toNode(link.id, statement);
+}

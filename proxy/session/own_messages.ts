@@ -7,6 +7,7 @@ import { encodeFrontend } from "../../core/wire/frontend.ts";
 export const OWN_NAME = "pgpool_ask";
 
 export const syncMessage = encodeFrontend({ kind: "Sync" });
+export const flushMessage = encodeFrontend({ kind: "Flush" });
 
 /** Prepares, runs and forgets a statement of our own: Parse, Bind, Execute, Close, Close. */
 export function runOwn(sql: string): Uint8Array {

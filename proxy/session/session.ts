@@ -125,15 +125,15 @@ export class Session implements ReplyEvents, Desk, ClientSession {
       const { lost, inSegment } = this.#writeLink;
       return !this.replies.empty || this.inTransaction || (lost && inSegment);
     };
-    this.router.session.parsed = (name) => this.#extended.parsed(name);
-    this.router.session.lastParsedOn = () => this.#extended.lastParsedOn();
+    this.router.session.parsed = (name) => this.#extended.names.parsed(name);
+    this.router.session.lastParsedOn = () => this.#extended.names.lastParsedOn();
   }
 
   #newCache(world: CacheWorld): SessionCache {
     const extended = this.#extended;
     return new SessionCache(world, this, {
-      row: extended.askRow.bind(extended),
-      catalog: (questions, protocol) => extended.ask(questions, protocol, true),
+      row: (...asked) => extended.questions.row(...asked),
+      catalog: (questions, protocol) => extended.questions.catalog(questions, protocol, true),
     });
   }
 
@@ -346,7 +346,11 @@ export class Session implements ReplyEvents, Desk, ClientSession {
     if (segment === "wait") return this.waitDrained();
     const route = this.router.decide(facts, sql, "simple");
     if (route.kind === "ask") {
-      return this.#extended.ask(route.questions, "simple", takesSnapshot(facts, "Execute"));
+      return this.#extended.questions.catalog(
+        route.questions,
+        "simple",
+        takesSnapshot(facts, "Execute"),
+      );
     }
     if (route.kind === "proxy") {
       return this.replies.empty ? this.#answer(route.why, sql, facts) : this.waitDrained();
@@ -369,7 +373,7 @@ export class Session implements ReplyEvents, Desk, ClientSession {
     }
     if (this.cache?.mayGo(facts) === false) return false;
     const isCarried =
-      !links.includes(this.#writeLink) || this.#extended.carryNames(facts, sql, "simple");
+      !links.includes(this.#writeLink) || this.#extended.names.carry(facts, sql, "simple");
     if (!isCarried) return this.waitDrained();
     const main = this.speaker(links);
     if (!this.mayFollow(links, main)) return this.waitDrained();
@@ -545,7 +549,7 @@ export class Session implements ReplyEvents, Desk, ClientSession {
     const facts = this.router.facts(sql);
     const foreseen = this.router.foresee(facts, sql, protocol);
     if (foreseen.kind === "ask") {
-      this.#extended.ask(foreseen.questions, protocol, false);
+      this.#extended.questions.catalog(foreseen.questions, protocol, false);
       return undefined;
     }
     const { route, why } = foreseen;
@@ -785,7 +789,7 @@ export class Session implements ReplyEvents, Desk, ClientSession {
     switch (owed.kind) {
       case "Query":
         this.router.noteReady(statusLetter(this.#writeLink.status));
-        if (!owed.silent) this.#extended.noteForgotten(owed);
+        if (!owed.silent) this.#extended.names.noteForgotten(owed);
         if (!owed.silent && !owed.failed) this.noteDone(owed, owed.subject as StatementFacts);
         if (owed === this.#lateBegin && !owed.failed) this.noteWrite(owed);
         this.#extended.queryEnded(owed.failed);
@@ -830,7 +834,8 @@ export class Session implements ReplyEvents, Desk, ClientSession {
   noteDone(owed: Owed, facts: StatementFacts): void {
     this.#noteDone(owed, facts);
     if (facts.statement.kind !== "execute" || facts.multiStatement) return;
-    for (const executed of this.#extended.executedBy(facts)) this.#noteDone(owed, executed.facts);
+    for (const executed of this.#extended.names.executedBy(facts))
+      this.#noteDone(owed, executed.facts);
   }
 
   #noteDone(owed: Owed, facts: StatementFacts): void {
