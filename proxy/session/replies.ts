@@ -13,6 +13,7 @@
 import type { NodeId } from "../../core/cluster/state.ts";
 import { BACKEND } from "../../core/wire/codes.ts";
 import { backendBodySizeMax } from "../../core/wire/frame.ts";
+import { PartialFrame } from "./partial_frame.ts";
 import { Ring } from "./ring.ts";
 
 /** The part of a connection that a session may use. */
@@ -95,11 +96,7 @@ export class NodeLink {
   /** Chunks that wait because an earlier answer is still to come from another node. */
   held: Uint8Array[] | undefined;
   heldBytes = 0;
-  /** Bytes of a frame not yet complete, kept when the frame must be read whole. */
-  partial: Uint8Array | undefined;
-  partialTail: Uint8Array[] = [];
-  partialBytes = 0;
-  partialNeeded = 0;
+  readonly partial = new PartialFrame();
   /** Bytes left of a frame that passes (or is dropped) in pieces. */
   bodyLeft = 0;
   bodyForward = false;
@@ -302,9 +299,7 @@ export class Replies {
 
   /** Bytes that the stand-in says. Half a message of the server before it counts for nothing. */
   receiveInstead(link: NodeLink, bytes: Uint8Array): void {
-    link.partial = undefined;
-    link.partialTail = [];
-    link.partialBytes = 0;
+    link.partial.clear();
     link.bodyLeft = 0;
     this.receive(link, bytes);
   }
@@ -401,7 +396,7 @@ export class Replies {
    * client and goes out in one write.
    */
   #walk(link: NodeLink, chunk: Uint8Array): void {
-    const bytes = link.partialBytes > 0 ? this.#join(link, chunk) : chunk;
+    const bytes = link.partial.empty ? chunk : link.partial.join(chunk);
     if (bytes === undefined) return;
     const end = bytes.length;
     let at = 0;
@@ -414,7 +409,7 @@ export class Replies {
     while (at < end) {
       if (end - at < 5) {
         this.#flush(bytes, runStart, at);
-        this.#keep(link, bytes.subarray(at), 5);
+        link.partial.keep(bytes.subarray(at), 5);
         return;
       }
       const type = bytes[at] as number;
@@ -441,7 +436,7 @@ export class Replies {
       if (frameEnd > end) {
         if (!passesInPieces(type) || owed === undefined || owed.collect !== undefined) {
           this.#flush(bytes, runStart, at);
-          this.#keep(link, bytes.subarray(at), frameEnd - at);
+          link.partial.keep(bytes.subarray(at), frameEnd - at);
           return;
         }
         this.observer?.fromNode(link.id, type);
@@ -592,33 +587,6 @@ export class Replies {
   #flush(bytes: Uint8Array, from: number, to: number): void {
     if (to > from)
       this.toClient(from === 0 && to === bytes.length ? bytes : bytes.subarray(from, to));
-  }
-
-  #keep(link: NodeLink, bytes: Uint8Array, needed: number): void {
-    link.partial = bytes;
-    link.partialBytes = bytes.length;
-    link.partialNeeded = needed;
-  }
-
-  /** The kept bytes with the new ones, once there are enough to go on; joined once per frame. */
-  #join(link: NodeLink, chunk: Uint8Array): Uint8Array | undefined {
-    link.partialTail.push(chunk);
-    link.partialBytes += chunk.length;
-    if (link.partialBytes < link.partialNeeded) return undefined;
-    const whole = new Uint8Array(link.partialBytes);
-    let at = 0;
-    if (link.partial !== undefined) {
-      whole.set(link.partial, 0);
-      at = link.partial.length;
-    }
-    for (const piece of link.partialTail) {
-      whole.set(piece, at);
-      at += piece.length;
-    }
-    link.partial = undefined;
-    link.partialTail = [];
-    link.partialBytes = 0;
-    return whole;
   }
 }
 

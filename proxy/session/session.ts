@@ -31,8 +31,10 @@ import {
   takesSnapshot,
 } from "./effects.ts";
 import { Extended, FAILING } from "./extended.ts";
+import { Losses } from "./losses.ts";
 import { byteText, queryMessage, statusLetter, text, transactionFailed } from "./messages.ts";
 import { Outbound } from "./outbound.ts";
+import { PartialFrame } from "./partial_frame.ts";
 import {
   type ByteSink,
   FAILED,
@@ -46,13 +48,10 @@ import {
 } from "./replies.ts";
 import type { SessionRouter } from "./router.ts";
 import { type CacheWorld, SessionCache } from "./session_cache.ts";
-import { connectionLost, StandIn } from "./stand_in.ts";
 import { unitAt } from "./unit.ts";
 
 const noNodes: readonly NodeLink["id"][] = [];
 /** Takes what is still said to a server that is gone. */
-const nobody: ByteSink = { send: () => true, pause() {}, resume() {} };
-
 const commitMessage = queryMessage("COMMIT");
 const cancelled = errorResponse({
   severity: "ERROR",
@@ -74,6 +73,7 @@ export class Session implements ReplyEvents, Desk, ClientSession {
   readonly replies: Replies;
   readonly out: Outbound;
   readonly #extended: Extended;
+  readonly #losses: Losses;
   /** Undefined while the query cache is off. */
   readonly cache: SessionCache | undefined;
 
@@ -87,10 +87,7 @@ export class Session implements ReplyEvents, Desk, ClientSession {
   #ended = false;
   #terminating = false;
 
-  /** A frame of which not all has come, when it must be read whole. */
-  #partial: Uint8Array[] = [];
-  #partialBytes = 0;
-  #partialNeeded = 0;
+  readonly #partial = new PartialFrame();
   /** Bytes left of a frame that is passed on in pieces, and where to. */
   #bodyLeft = 0;
   #bodyLinks: readonly NodeLink[] = [];
@@ -120,6 +117,7 @@ export class Session implements ReplyEvents, Desk, ClientSession {
     this.replies.statusLink = writeLink;
     this.#transparent = options.transparent;
     this.#extended = new Extended(this);
+    this.#losses = new Losses(this, (end) => this.#finish(end));
     this.cache = options.cache && this.#newCache(options.cache);
     this.router.isBound = () => {
       const { lost, inSegment } = this.#writeLink;
@@ -207,7 +205,7 @@ export class Session implements ReplyEvents, Desk, ClientSession {
   }
 
   #walk(chunk: Uint8Array): void {
-    const bytes = this.#partialBytes > 0 ? this.#join(chunk) : chunk;
+    const bytes = this.#partial.empty ? chunk : this.#partial.join(chunk);
     if (bytes === undefined) return;
     this.#walking = true;
     this.out.open(bytes);
@@ -218,7 +216,7 @@ export class Session implements ReplyEvents, Desk, ClientSession {
       if (needed === 0) break;
       if (needed > end - at) {
         const taken = needed >= 0 && this.#passPieces(bytes, at, needed, end);
-        if (!taken) this.#keep(bytes.subarray(at), needed);
+        if (!taken) this.#partial.keep(bytes.subarray(at), needed);
         break;
       }
       if (this.#observer !== undefined) this.#observe(this.#observer, bytes, at, at + needed);
@@ -272,27 +270,6 @@ export class Session implements ReplyEvents, Desk, ClientSession {
     this.#bodyLinks = this.copyIn.links;
     this.#passCopy(at, end);
     return true;
-  }
-
-  #keep(bytes: Uint8Array, needed: number): void {
-    this.#partial = [bytes];
-    this.#partialBytes = bytes.length;
-    this.#partialNeeded = needed;
-  }
-
-  #join(chunk: Uint8Array): Uint8Array | undefined {
-    this.#partial.push(chunk);
-    this.#partialBytes += chunk.length;
-    if (this.#partialBytes < this.#partialNeeded) return undefined;
-    const whole = new Uint8Array(this.#partialBytes);
-    let at = 0;
-    for (const piece of this.#partial) {
-      whole.set(piece, at);
-      at += piece.length;
-    }
-    this.#partial = [];
-    this.#partialBytes = 0;
-    return whole;
   }
 
   /** Returns false when the message must wait: the session stalls before it. */
@@ -648,7 +625,7 @@ export class Session implements ReplyEvents, Desk, ClientSession {
   /** Whether a message for `links` may go out while earlier answers are still owed. */
   mayFollow(links: readonly NodeLink[], main: NodeLink): boolean {
     if (this.#writeLink.lost && this.#needsWriteNode(links)) return false;
-    if (this.#judged.size > 0 && links.some((link) => this.#judged.has(link))) return false;
+    if (this.#losses.areJudged(links)) return false;
     if (this.replies.empty) return true;
     if (this.#holding || links.length > 1 || !this.replies.onlyOwedBy(main)) return false;
     // A read outside of the transaction must not go on as if it had not failed.
@@ -887,17 +864,15 @@ export class Session implements ReplyEvents, Desk, ClientSession {
   broken(link: NodeLink): void {
     const why = "invalid message length from backend";
     // Nobody knows what a server that talks nonsense has done: no stand-in could speak for it.
-    if (link === this.#writeLink) this.#endLost(link, why, link.fatal);
+    if (link === this.#writeLink) this.#losses.end(link, why, link.fatal);
     else this.nodeLost(link, why);
   }
 
-  /** Whether the server goes down or an administrator ended this session shows in a moment. */
   farewell(link: NodeLink, frame: Uint8Array): boolean {
     if (this.#transparent) return false;
-    this.#farewells.set(link, frame.slice());
+    this.#losses.farewell(link, frame);
     return true;
   }
-  readonly #farewells = new Map<NodeLink, Uint8Array>();
 
   unasked(link: NodeLink): boolean {
     return link === this.#writeLink && link.fatal;
@@ -920,103 +895,20 @@ export class Session implements ReplyEvents, Desk, ClientSession {
     if (this.copyIn.began(owed)) this.#goOn();
   }
 
-  /**
-   * A node's connection is gone. A standby with nothing of ours under way is simply not used any
-   * more; a statement it was running fails with a clear error; without the write node the session
-   * cannot go on.
-   */
   nodeLost(link: NodeLink, message: string): void {
-    if (this.#ended || this.replies.links[link.id] !== link) return;
-    if (link.bodyLeft > 0 && link.bodyForward) {
-      // The client waits for the rest of a message that will not come: no word would reach it.
-      this.ports.dropped(link, message);
-      this.#finish({ kind: "broken", why: message });
-      return;
-    }
-    if (link === this.#writeLink) {
-      this.#writeNodeLost(link, message);
-      return;
-    }
-    if (this.#judged.has(link)) {
-      this.#leaveOut(link, message);
-      return;
-    }
-    this.router.lost(link.id);
-    this.ports.dropped(link, message);
-    this.nodeDrained(); // it may be the one that took no more
-    if (this.#farewells.has(link)) {
-      this.replies.replace(link, nobody);
-      this.#judged.set(link, message);
-      this.ports.saidGoodbye(link);
-    } else this.#leaveOut(link, message);
-  }
-  /** Standbys that have said goodbye, until the verdict; and how they were lost. */
-  readonly #judged = new Map<NodeLink, string>();
-
-  /** The session goes on without this standby. */
-  #leaveOut(link: NodeLink, message: string): void {
-    this.#judged.delete(link);
-    this.#farewells.delete(link);
-    const unanswered = this.replies.drop(link);
-    if (unanswered.length > 0) this.#answerInPlace(link, unanswered, message);
-    this.replies.proceed();
-    this.nodesChanged();
+    if (this.#uses(link)) this.#losses.lost(link, message);
   }
 
-  /**
-   * A stand-in answers what was under way and what is left of the transaction; then the session goes
-   * on with the next node that takes writes. Unless more is lost than that: then it is over.
-   */
-  #writeNodeLost(link: NodeLink, message: string): void {
-    if (link.lost) return;
-    this.cache?.abandoned(link);
-    this.router.lost(link.id);
-    this.ports.dropped(link, message);
-    const saidGoodbye = this.#farewells.has(link);
-    const told = link.fatal && !saidGoodbye;
-    if (told || this.#transparent || this.#left === "state") {
-      this.#endLost(link, message, told);
-      return;
-    }
-    const standIn = new StandIn({
-      link,
-      why: message,
-      deliver: (bytes) => this.#heardInstead(link, bytes),
-      soon: (task) => this.ports.soon(task),
-    });
-    this.replies.replace(link, standIn);
-    this.#standIn = standIn;
-    this.nodeDrained(); // it may be the one that took no more
-    if (saidGoodbye) this.ports.saidGoodbye(link);
-    else standIn.begin();
-  }
-  #standIn: StandIn | undefined;
-
-  #endLost(link: NodeLink, message: string, told: boolean): void {
-    if (!told && !this.replies.midMessage) {
-      const words = this.#farewells.get(link) ?? connectionLost("FATAL", link, message);
-      this.replies.toClient(words);
-    }
-    this.#finish({ kind: "broken", why: message });
-  }
-
-  /** Whether the server that said goodbye is still there: then this session was meant, and is over. */
   verdict(link: NodeLink, isAlive: boolean): void {
-    if (this.#ended || this.replies.links[link.id] !== link) return;
-    const lostStandby = this.#judged.get(link);
-    if (isAlive) this.#endLost(link, "terminated by an administrator", false);
-    else if (lostStandby !== undefined) this.#leaveOut(link, lostStandby);
-    else if (link === this.#writeLink) this.#standIn?.begin();
-    this.#farewells.delete(link);
+    if (this.#uses(link)) this.#losses.verdict(link, isAlive);
   }
 
-  #heardInstead(link: NodeLink, bytes: Uint8Array): void {
-    if (this.#ended) return;
-    if (link.bodyLeft > 0 && link.bodyForward) {
-      this.#finish({ kind: "broken", why: "lost in the middle of a message" });
-      return;
-    }
-    this.replies.receiveInstead(link, bytes);
+  #uses(link: NodeLink): boolean {
+    return !this.#ended && this.replies.links[link.id] === link;
+  }
+
+  failTransaction(link: NodeLink): void {
+    this.#extended.failTransaction(link);
   }
 
   /** The cluster is not what it was: a statement that waits for a node to write to may go on. */
@@ -1030,7 +922,15 @@ export class Session implements ReplyEvents, Desk, ClientSession {
   get leftNothing(): boolean {
     return this.#left === "nothing";
   }
+  /** What passes bytes on has a state that nobody here knows. */
+  get left(): Leaves {
+    return this.#transparent ? "state" : this.#left;
+  }
   #left: Leaves = "nothing";
+
+  get ended(): boolean {
+    return this.#ended;
+  }
 
   /**
    * A new connection takes the place of one that was lost. Only between transactions, while nothing
@@ -1045,25 +945,6 @@ export class Session implements ReplyEvents, Desk, ClientSession {
     this.cache?.connected(link);
     if (before === this.#writeLink) this.#writesGoTo(link);
     return link;
-  }
-
-  #answerInPlace(link: NodeLink, unanswered: readonly string[], message: string): void {
-    const inTransaction = this.#writeLink.status === IN_TRANSACTION;
-    if (inTransaction) {
-      this.router.noteError("elsewhere", true);
-      this.#extended.failTransaction(this.#writeLink);
-    }
-    const status = statusLetter(this.replies.status());
-    let failing = false;
-    for (const kind of unanswered) {
-      if (!failing) this.replies.toClient(connectionLost("ERROR", link, message));
-      failing = true;
-      if (kind === "Query" || kind === "FunctionCall" || kind === "Sync") {
-        this.replies.toClient(readyForQuery(status));
-        failing = false;
-      }
-    }
-    this.discarding = failing;
   }
 
   // ---------------------------------------------------------------- the end
