@@ -69,10 +69,14 @@ export class Patience {
   async for(opening: Opening, mayGiveUp: () => boolean): Promise<void> {
     let timer: ReturnType<typeof setInterval> | undefined;
     let halves = 0;
+    let lookedAt = performance.now();
     const late = new Promise<true>((resolve) => {
-      // In halves: after a standstill of ours, what came meanwhile is read before anybody is judged.
       timer = setInterval(() => {
-        if (++halves >= 2 && mayGiveUp()) resolve(true);
+        // After a standstill of ours, what came meanwhile is read before anybody is judged.
+        const stoodStill = performance.now() - lookedAt > PATIENCE_MS;
+        lookedAt = performance.now();
+        halves = stoodStill || !mayGiveUp() ? 0 : halves + 1;
+        if (halves === 2) resolve(true);
       }, PATIENCE_MS / 2);
     });
     const isLate = await Promise.race([opening.settled(), late]);
