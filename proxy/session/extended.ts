@@ -741,6 +741,7 @@ export class Extended {
     return true;
   }
 
+  /** The statement or portal that Describe and Close name. Undefined after a violation. */
   #named(bytes: Uint8Array, at: number, end: number) {
     const nameEnd = bytes.indexOf(0, at + 6);
     if (nameEnd < 0 || nameEnd >= end) {

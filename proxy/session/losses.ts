@@ -11,6 +11,7 @@ import { statusLetter } from "./messages.ts";
 import { type ByteSink, IN_TRANSACTION, type NodeLink } from "./replies.ts";
 import { connectionLost, StandIn } from "./stand_in.ts";
 
+/** Takes what is still said to a server that is gone. */
 const nobody: ByteSink = { send: () => true, pause() {}, resume() {} };
 
 /** The session that loses something. */

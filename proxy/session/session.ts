@@ -51,7 +51,6 @@ import { type CacheWorld, SessionCache } from "./session_cache.ts";
 import { unitAt } from "./unit.ts";
 
 const noNodes: readonly NodeLink["id"][] = [];
-/** Takes what is still said to a server that is gone. */
 const commitMessage = queryMessage("COMMIT");
 const cancelled = errorResponse({
   severity: "ERROR",
