@@ -112,6 +112,7 @@ describe("failover_method = promote", () => {
         expect(new Set(found).size).toBe(found.length);
         const there = new Set(found);
         expect(load.acked.filter((id) => !there.has(id))).toEqual([]);
+        expect(ackedAt - killedAt).toBeLessThan(20_000); // by the refusal, not by the check's time limit
         expect(await statuses(pgpool)).toBe("down up up");
         const other = standbys.find((node) => node !== heir);
         await eventually(

@@ -87,7 +87,7 @@ describe("the client sees what PostgreSQL says to", () => {
       const told = await answers(cluster.pgpool.tcp, bytes, count);
       expect(shown(told)).toEqual(shown(expected));
     },
-    deadlineMs,
+    300_000,
   );
 });
 

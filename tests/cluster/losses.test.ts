@@ -319,8 +319,9 @@ describe("a standby", () => {
         await client.rows("SELECT 1");
         await client.terminate();
       }
-      // If they waited, none could be served in less than the half second that the first one gave it.
-      expect(Math.min(...waited)).toBeLessThan(500);
+      // Whoever waits is not served in less than the half second that the first one gave it.
+      const [, , , , median] = waited.toSorted((a, b) => a - b);
+      expect(median).toBeLessThan(500);
       await first.terminate();
     } finally {
       standby.continue();

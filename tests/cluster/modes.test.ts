@@ -65,6 +65,7 @@ modesTest(
       await eventually(
         async () => (await pgpool.pcp(["node-info"])).stdout.trimEnd().split("\n"),
         (lines) =>
+          lines.length === roles.length &&
           lines.every(
             (line, id) => line.split(" ").slice(5, 8).join(" ") === `up ${roles[id]} ${roles[id]}`,
           ),

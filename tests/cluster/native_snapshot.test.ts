@@ -47,9 +47,9 @@ snapshotTest(
           (v) => v === "1",
         );
         const copying = reader.query("INSERT INTO copy SELECT v FROM t");
-        // Snapshot isolation lets it begin when the commit is over.
+        // Snapshot isolation lets it begin when the commit is over; what did not would be done by then.
         if (name === "native_replication") await copying;
-        await holder.rows("SELECT pg_advisory_unlock(1)");
+        await holder.rows("SELECT pg_advisory_unlock(1) FROM pg_sleep(1)");
         expect((await copying).tags).toEqual(["INSERT 0 1"]);
         await writer.until("Z");
         expect(await valuesOn(nodes, "SELECT v FROM copy")).toEqual([...copied]);

@@ -247,7 +247,7 @@ export class Pgpool {
   /** To every process of the original; ours is one. */
   signalAll(signal: NodeJS.Signals): void {
     if (this.#process?.running !== true) return;
-    this.signal("SIGSTOP"); // it starts no more of them
+    if (signal === "SIGKILL" || signal === "SIGSTOP") this.signal("SIGSTOP"); // it starts no more
     for (const pid of processTree(this.#process.pid)) {
       try {
         process.kill(pid, signal);
@@ -291,16 +291,37 @@ export class Pgpool {
    * A session that has a connection to each node. Log-ins wait but half a second for a standby, which
    * a busy machine may take longer for: whoever comes in without one reads elsewhere from then on.
    */
-  loginWhole(login: Login, deadlineMs?: number): Promise<RawClient> {
-    const times = (words: RegExp) => this.log().match(words)?.length ?? 0;
-    const passedOver = () => times(/keeps log-ins waiting/g);
-    return eventually(async () => {
-      const before = passedOver();
+  async loginWhole(login: Login, deadlineMs?: number): Promise<RawClient> {
+    const attempt = async () => {
+      const before = this.#leftOut();
       const client = await RawClient.login(this.tcp, login, deadlineMs);
-      if (passedOver() === before && before === times(/is used by log-ins again/g)) return client;
+      const after = this.#leftOut();
+      if (after.now === 0 && after.times === before.times) return client;
       await client.terminate();
-      throw new Error("a standby was left out");
-    });
+      return undefined;
+    };
+    const found = await eventually(
+      () => attempt().catch((error: Error) => error),
+      (result) => result !== undefined,
+      { what: "a session with all nodes" },
+    );
+    if (found instanceof RawClient) return found;
+    throw found;
+  }
+
+  /** How often log-ins have begun to pass over a node, and how many they pass over now. */
+  #leftOut(): { readonly times: number; readonly now: number } {
+    const log = this.#process?.ownLog() ?? "";
+    const doubtful = new Map<string, boolean>();
+    let times = 0;
+    for (const [, node = "", verb] of log.matchAll(
+      /DB node (\d+) \(\S+\) (keeps log-ins waiting|is used by log-ins again)/g,
+    )) {
+      const begins = verb === "keeps log-ins waiting";
+      if (begins) times++;
+      doubtful.set(node, begins);
+    }
+    return { times, now: [...doubtful.values()].filter(Boolean).length };
   }
 
   /** One connection, the statements of `text` as one simple query, the rows as text. */

@@ -178,7 +178,7 @@ recoveryTest(
       "FATAL:  pgpool-II is already processing another recovery request.",
     );
     rmSync(hold);
-    await first;
+    expect((await first).stderr).toContain("executing remote start failed with error:");
   },
   120_000,
 );

@@ -247,15 +247,21 @@ const matching =
   (found: string): boolean =>
     typeof wanted === "string" ? found === wanted : wanted.test(found);
 
-/** Sends bytes by a socket that is being connected; resolves to what came back until its end. */
+/**
+ * Sends bytes by a socket that is being connected; resolves to what came back until its end, which is
+ * ours after `hangUpMs`.
+ */
 export function exchange(
   socket: Socket,
   bytes: Uint8Array,
-  limitMs = patient(10_000),
+  hangUpMs?: number,
 ): Promise<Uint8Array> {
-  return new Promise((resolve) => {
+  return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
-    const late = setTimeout(() => socket.destroy(), limitMs);
+    const late = setTimeout(() => {
+      socket.destroy();
+      if (hangUpMs === undefined) reject(new Error("the connection was not closed"));
+    }, hangUpMs ?? patient(10_000));
     socket.on("error", () => {}); // its end is told by "close"
     socket.on("data", (chunk: Buffer) => void chunks.push(chunk));
     socket.on("close", () => {

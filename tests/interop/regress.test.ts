@@ -23,7 +23,7 @@ import { type RegressSuite, regressSuite, Unavailable } from "./regress_source.t
 
 const suite = await suiteOrReason();
 const title = typeof suite === "string" ? ` [not available: ${suite}]` : "";
-const deadlineMs = 1_500_000;
+const deadlineMs = 1_200_000;
 
 async function suiteOrReason(): Promise<RegressSuite | string> {
   if ((await missing("dist/pgpool")).length > 0) return "dist/pgpool";

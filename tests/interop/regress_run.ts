@@ -157,7 +157,7 @@ async function runGroups(
       ...[`--outputdir=${folder}/output`, `--dlpath=${folder}/lib`],
       ...[`--schedule=${folder}/schedule`],
     ],
-    { cwd: folder, owner: scope.owner, deadlineMs: 1_200_000 },
+    { cwd: folder, owner: scope.owner, deadlineMs: 300_000 },
   );
   const outcomes = new Map<string, Outcome>();
   const log = result.stdout + result.stderr;
@@ -303,7 +303,7 @@ export async function runPipelines(
     const path = join(scope.dir, `${place.way}-${file}`);
     const options = expects ? ["-t", path] : [];
     const result = await runCommand([program, "-r", "700", ...options, test, target], {
-      deadlineMs: 240_000, // uniqviol sends until it would have to wait, which may be long
+      deadlineMs: 80_000, // uniqviol sends until it would have to wait, which may be long
     });
     runs.push({
       test,
