@@ -84,6 +84,9 @@ export class Guard implements Council {
   readonly #asking = new Map<string, Promise<Verdict>>();
   #syncing: Promise<void> | undefined;
   #syncAgain = false;
+  /** How often the leader was asked for the backends, and which of these questions led to something. */
+  #takeOvers = 0;
+  #tookOver = 0;
   readonly #onSynced: (() => void)[] = [];
   #told = "";
   #isMoving = false;
@@ -245,10 +248,14 @@ export class Guard implements Council {
     await this.#letIn(await recovery.quiet);
   }
 
-  /** A client that came in before the leader has said what joined meanwhile would write past it. */
+  /** A client that came in before it is known what has joined meanwhile would write past it. */
   async #letIn(quiet: Quiet): Promise<void> {
-    this.#sync();
-    await this.#synced();
+    const { recovery_timeout: seconds } = this.#options.config();
+    if (!(await this.#learnBackends(seconds * 1000))) {
+      this.#log.write("WARNING", "no leader has said which backends are attached", {
+        detail: `clients waited for that for recovery_timeout (${seconds} seconds), and are let in`,
+      });
+    }
     quiet.release();
   }
 
@@ -388,6 +395,20 @@ export class Guard implements Council {
     });
   }
 
+  /** Asks until a leader has said it, or is this node itself; false when the time is up. */
+  async #learnBackends(limitMs: number): Promise<boolean> {
+    const end = performance.now() + limitMs;
+    const asked = this.#takeOvers;
+    for (;;) {
+      this.#sync();
+      await this.#synced();
+      if (this.#tookOver > asked) return true;
+      if (performance.now() >= end) return false;
+      // A leader that was lost has no successor yet.
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    }
+  }
+
   /** Resolves when nothing is to be asked any more. */
   async #synced(): Promise<void> {
     while (this.#syncing !== undefined) await this.#syncing;
@@ -397,9 +418,11 @@ export class Guard implements Council {
     const guarded = this.#guarded;
     if (guarded === undefined) return;
     const { cluster } = guarded;
+    const number = ++this.#takeOvers;
     const request = { ...NO_SECRETS, type: "BackendStatus" };
     const answer = await this.#service.ask({ kind: "leader_data", request });
-    if (answer.kind !== "backend_status") return; // we lead, or nobody does
+    if (this.#service.isTrueLeader) this.#tookOver = number; // what it knows is what counts
+    if (answer.kind !== "backend_status") return;
     const { state } = cluster;
     this.#log.write("LOG", "syncing the backend states from the LEADER watchdog node");
     this.#sayWhatDiffers(state, answer.status);
@@ -413,6 +436,7 @@ export class Guard implements Council {
     const statuses = new Map(sync.statuses.map((status, id) => [nodeId(id), status]));
     const primary = sync.primary < 0 ? undefined : nodeId(sync.primary);
     await cluster.carryOut({ kind: "adopt", statuses, primary });
+    this.#tookOver = number;
   }
 
   #sayWhatDiffers(state: ClusterState, told: BackendStatus): void {

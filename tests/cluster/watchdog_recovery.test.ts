@@ -107,83 +107,98 @@ const untilAll = (nodes: readonly WatchdogNode[], wanted: string) =>
     { deadlineMs: 60_000, what: `all to see the backends ${wanted}` },
   );
 
-recoveryTest(
-  "no client of any of them writes while a node is copied, and all write to it afterwards",
-  async () => {
-    await using scope = new Scope();
-    const source = await Postgres.create(scope);
-    const { port, data, gate } = await prepare(scope, source);
-    const cluster = await WatchdogCluster.create(scope, {
-      backends: [source, { host: "127.0.0.1", port }],
-      config: {
-        backend_clustering_mode: "native_replication",
-        backend_data_directory0: source.dataDir,
-        backend_data_directory1: data,
-        recovery_user: superuser,
-        recovery_2nd_stage_command: "stage2",
-        recovery_timeout: 30,
-        client_idle_limit_in_recovery: -1,
-      },
-    });
-    await source.sql("CREATE TABLE acked (id int)");
-    await cluster.telling(async () => {
-      await cluster.start();
-      const { id: leader } = await cluster.untilAgreed();
-      await untilAll(cluster.nodes, "up down");
-      const loads = cluster.nodes.map(({ pgpool }) => new Load(pgpool, 2));
-      try {
-        for (const load of loads) await load.untilAcked(20);
-        const writeOn = async (ids: readonly number[]) => {
-          for (const id of ids) await loads[id]?.untilAcked(loads[id].acked.length + 20);
-        };
+for (const fate of ["stands still", "dies"] as const) {
+  recoveryTest(
+    `no client of any of them writes while a node is copied, and all write to it afterwards, though their leader ${fate}`,
+    async () => {
+      await using scope = new Scope();
+      const source = await Postgres.create(scope);
+      const { port, data, gate } = await prepare(scope, source);
+      const cluster = await WatchdogCluster.create(scope, {
+        backends: [source, { host: "127.0.0.1", port }],
+        config: {
+          backend_clustering_mode: "native_replication",
+          backend_data_directory0: source.dataDir,
+          backend_data_directory1: data,
+          recovery_user: superuser,
+          recovery_2nd_stage_command: "stage2",
+          recovery_timeout: 30,
+          client_idle_limit_in_recovery: -1,
+        },
+        configOf: (id) => ({ wd_priority: 3 - id }),
+      });
+      await source.sql("CREATE TABLE acked (id int)");
+      await cluster.telling(async () => {
+        await cluster.start();
+        const { id: leader } = await cluster.untilAgreed();
+        await untilAll(cluster.nodes, "up down");
+        const loads = cluster.nodes.map(({ pgpool }) => new Load(pgpool, 2));
+        try {
+          for (const load of loads) await load.untilAcked(20);
+          const writeOn = async (ids: readonly number[]) => {
+            for (const id of ids) await loads[id]?.untilAcked(loads[id].acked.length + 20);
+          };
 
-        // Whoever recovers dies: the others have nobody to wait for.
-        const asker = (leader + 1) % 3;
-        const others = [0, 1, 2].filter((id) => id !== asker);
-        const recover = () => cluster.pgpool(asker).pcp(["recovery_node", "-n", "1"]);
-        gate.shut();
-        const broken = recover();
-        await gate.untilReached();
-        await cluster.pgpool(asker).kill();
-        await writeOn(others);
-        await broken;
-        await gate.turnBack();
+          // Whoever recovers dies: the others have nobody to wait for.
+          // It is the next to lead: of the third nobody would believe what it has missed.
+          const [asker = -1, third = -1] = [0, 1, 2].filter((id) => id !== leader);
+          const recover = () => cluster.pgpool(asker).pcp(["recovery_node", "-n", "1"]);
+          gate.shut();
+          const broken = recover();
+          await gate.untilReached();
+          await cluster.pgpool(asker).kill();
+          await writeOn([leader, third]);
+          await broken;
+          await gate.turnBack();
 
-        await cluster.start([asker]);
-        await cluster.untilAgreed();
-        await writeOn([asker]);
-        const recovering = recover();
-        await gate.untilReached();
-        const held = await source.value("SELECT count(*) FROM acked");
-        // New clients wait, at each of them.
-        const waiting = Promise.allSettled(
-          cluster.nodes.map(async ({ pgpool }) => {
-            const client = await RawClient.login(pgpool.tcp, login, 60_000);
-            client.destroy();
-          }),
-        );
-        const late = cluster.pgpool((leader + 2) % 3);
-        const ends = () => late.log().split("another node's recovery of a backend is over").length;
-        const endsBefore = ends();
-        late.signal("SIGSTOP");
-        gate.open();
-        expect(await recovering).toMatchObject({ code: 0, stderr: "" });
-        // It hears of the end, and its leader does not say yet what has joined.
-        cluster.pgpool(leader).signal("SIGSTOP");
-        late.signal("SIGCONT");
-        await eventually(ends, (count) => count > endsBefore, { what: "it to hear of the end" });
-        expect((await late.pcp(["node_info", "-n", "1"])).stdout).toContain(" down ");
-        cluster.pgpool(leader).signal("SIGCONT");
-        expect(Number(held)).toBeGreaterThan(0);
-        expect((await waiting).map(({ status }) => status)).toEqual(Array(3).fill("fulfilled"));
-        await untilAll(cluster.nodes, "up up");
-        await writeOn([0, 1, 2]);
-      } finally {
-        gate.open();
-        for (const load of loads) await load.stop();
-      }
-      expect(await contentsAt(port)).toEqual(await contentsAt(source.port));
-    });
-  },
-  120_000,
-);
+          await cluster.start([asker]);
+          await cluster.untilAgreed();
+          await writeOn([asker]);
+          const recovering = recover();
+          await gate.untilReached();
+          const held = await source.value("SELECT count(*) FROM acked");
+          // New clients wait, at each of them.
+          const waiting = Promise.allSettled(
+            cluster.nodes.map(async ({ pgpool }) => {
+              const client = await RawClient.login(pgpool.tcp, login, 60_000);
+              client.destroy();
+            }),
+          );
+          const late = cluster.pgpool(third);
+          const ends = () =>
+            late.log().split("another node's recovery of a backend is over").length;
+          const endsBefore = ends();
+          late.signal("SIGSTOP");
+          gate.open();
+          expect(await recovering).toMatchObject({ code: 0, stderr: "" });
+          // It hears of the end, and its leader does not say yet what has joined.
+          if (fate === "dies") await cluster.pgpool(leader).kill();
+          else cluster.pgpool(leader).signal("SIGSTOP");
+          late.signal("SIGCONT");
+          await eventually(ends, (count) => count > endsBefore, { what: "it to hear of the end" });
+          if (fate === "dies") {
+            await untilAll(
+              [asker, third].map((id) => cluster.node(id)),
+              "up up",
+            );
+            await writeOn([asker, third]);
+            await cluster.start([leader]);
+          } else {
+            expect((await late.pcp(["node_info", "-n", "1"])).stdout).toContain(" down ");
+            cluster.pgpool(leader).signal("SIGCONT");
+          }
+          expect(Number(held)).toBeGreaterThan(0);
+          const met = (await waiting).map(({ status }) => status);
+          if (fate === "stands still") expect(met).toEqual(Array(3).fill("fulfilled"));
+          await untilAll(cluster.nodes, "up up");
+          await writeOn([0, 1, 2]);
+        } finally {
+          gate.open();
+          for (const load of loads) await load.stop();
+        }
+        expect(await contentsAt(port)).toEqual(await contentsAt(source.port));
+      });
+    },
+    120_000,
+  );
+}
