@@ -29,8 +29,8 @@ let written = 0;
 let starts = 3;
 
 const everybody = [0, 1, 2] as const;
-/** Of heartbeats. */
-const soonMissed = { wd_heartbeat_deadtime: 10 };
+/** Of heartbeats. What cuts a pgpool off from its server as well is no failure of the server. */
+const soonMissed = { wd_heartbeat_deadtime: 10, health_check_period: 0 };
 const others = (leader: WatchdogNode) => everybody.filter((id) => id !== leader.id);
 
 beforeAll(async () => {
