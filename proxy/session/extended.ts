@@ -195,7 +195,7 @@ export class Extended {
       serial: ++this.#serial,
       segment: 0,
     });
-    statement.confirmed = true; // it was when the answer was kept
+    statement.isKept = statement.confirmed = true; // a node had parsed it when the answer was kept
     statement.definitions = session.cache?.definitions ?? 0;
     return statement;
   }
@@ -797,7 +797,7 @@ export class Extended {
         if (!(subject instanceof Prepared)) return;
         if (owed.failed) {
           this.#statements.notParsed(subject, owed.links, owed.skipped);
-          if (subject.on.length > 0) subject.confirmed = true;
+          if (subject.exists) subject.confirmed = true;
         } else {
           subject.previous = undefined;
           subject.confirmed = true;

@@ -31,6 +31,8 @@ export class Prepared {
   sentUnder = 0;
   /** A node has said that it is parsed. Until then a later segment cannot count on it. */
   confirmed = false;
+  /** It was answered from memory: no node need know it. */
+  isKept = false;
   /** Nobody here has seen its Parse: SQL made it on the write node, if anybody has. */
   isHearsay = false;
   /** What each Bind must add to the client's parameters (core/sql/rewrite.ts). */
@@ -83,6 +85,11 @@ export class Prepared {
     return this.#parameterTypes;
   }
   #parameterTypes: string | undefined;
+
+  /** Else its own Parse has failed. */
+  get exists(): boolean {
+    return this.isKept || this.on.length > 0;
+  }
 
   forget(link: NodeLink): void {
     const index = this.on.indexOf(link);
@@ -165,7 +172,7 @@ export class PreparedNames extends Names<Prepared> {
   /** The Close of this statement was discarded. */
   notClosed(closing: Prepared | undefined): void {
     let statement = closing;
-    while (statement?.on.length === 0) statement = statement.previous; // its own Parse had failed
+    while (statement !== undefined && !statement.exists) statement = statement.previous;
     if (statement === undefined) return;
     let later = this.get(statement.name);
     while (later?.previous !== undefined) later = later.previous;
@@ -179,7 +186,7 @@ export class PreparedNames extends Names<Prepared> {
    */
   notParsed(statement: Prepared, links: readonly NodeLink[], skipped: boolean): void {
     for (const link of links) statement.forget(link);
-    if (statement.on.length > 0) return;
+    if (statement.exists) return;
     const { name } = statement;
     if (!skipped && name === "") statement.previous = undefined;
     const before = statement.previous;
