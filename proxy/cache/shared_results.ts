@@ -10,7 +10,8 @@
  *
  * All names of keys hold the *generation*; a new one makes everything void. Whoever has lost
  * memcached for a moment may have missed to tell a change: it begins a new generation before it uses
- * anything again. What comes back is believed only with the right sum over it.
+ * anything again, and uses nothing until the others, who may have lost it too, have had the time to do
+ * so. What comes back is believed only with the right sum over it.
  */
 import { createHash, createHmac } from "node:crypto";
 import type { Versioned } from "./table_versions.ts";
@@ -49,6 +50,8 @@ const STAMP_SIZE = 16;
 const MAC_SIZE = 32;
 const MAGIC = Buffer.from("PGQC\x01");
 const RETRY_MS = 500;
+/** Longer than a try that fails by its limit of time, and the pause before the next. */
+const SETTLE_MS = 3000;
 const GENERATION_KEY = "pgpool:generation";
 
 export class SharedResults {
@@ -59,6 +62,9 @@ export class SharedResults {
   /** Changes may not have been told: what is there must not be used. */
   #mustRenew = false;
   #isClosed = false;
+  /** Losses of which others may not have recovered: they could not tell what they change. */
+  #unsettled = 0;
+  #wasLost = false;
 
   constructor(options: SharedOptions) {
     this.#options = options;
@@ -75,10 +81,19 @@ export class SharedResults {
     try {
       await this.#learnGeneration();
       this.#isReady = true;
+      if (this.#wasLost) this.#settle();
       this.#options.onFound();
     } catch {
       if (!this.#isClosed) this.#options.after(RETRY_MS, () => void this.begin(false));
     }
+  }
+
+  #settle(): void {
+    this.#wasLost = false;
+    this.#unsettled++;
+    this.#options.after(SETTLE_MS, () => {
+      this.#unsettled--;
+    });
   }
 
   close(): void {
@@ -102,6 +117,7 @@ export class SharedResults {
     this.#mustRenew = true;
     if (!this.#isReady) return;
     this.#isReady = false;
+    this.#wasLost = true;
     this.#options.onLost(why instanceof Error ? why.message : String(why));
     if (!this.#isClosed) this.#options.after(RETRY_MS, () => void this.begin(false));
   }
@@ -126,6 +142,7 @@ export class SharedResults {
 
   /** Looks up a result, and what is needed to keep it if it is not there. */
   fetch(key: string, dependencies: readonly Versioned[]): Promise<Fetched> {
+    if (this.#unsettled > 0) return Promise.resolve({ kind: "none" });
     return this.#guarded<Fetched>({ kind: "none" }, async () => {
       const generation = this.#generation;
       const entryKey = this.#keyOf("r", key);

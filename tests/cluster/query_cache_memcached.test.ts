@@ -229,6 +229,7 @@ test("without memcached everything goes on, and what comes back is void", async 
   await other.thrice(sql);
   memcached = await startMemcached();
   await untilHit(reader, pgpools[0]);
+  await untilHit(other, pgpools[1]);
   await write(pgpools[1], "INSERT INTO t VALUES (23, 'it is back')");
   await reader.thrice(sql);
   await untilHit(other, pgpools[1]);

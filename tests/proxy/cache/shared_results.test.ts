@@ -172,8 +172,22 @@ test("after a loss nothing that was there before is used again, by anybody", asy
   memory.isAway = false;
   for (const task of a.tasks.splice(0)) task();
   await eventually(() => a.shared.isReady);
+  expect(await a.look("q")).toBe("none"); // others may not have found it again
+  for (const task of a.tasks.splice(0)) task();
   expect(await a.look("q")).toBe("miss");
   expect(await b.look("q")).not.toBe(1);
+});
+
+test("what one writes that has not found memcached again, nobody shows as it was", async () => {
+  const { memory, a, b } = await pair();
+  memory.isAway = true;
+  expect([await a.look("q"), await b.look("q")]).toEqual(["none", "none"]);
+  memory.isAway = false;
+  for (const task of a.tasks.splice(0)) task();
+  await eventually(() => a.shared.isReady);
+  expect(await a.keep("q", 1)).toBe(false);
+  await b.shared.countOut(await b.write());
+  expect(await a.look("q")).not.toBe(1);
 });
 
 test("a pgpool that starts uses what is there, unless it is to begin anew", async () => {
