@@ -26,7 +26,7 @@ test("a standby that does not answer is not waited for", async () => {
   expect(await passedOver(new Promise(() => undefined))).toEqual([nodeId(1)]);
 });
 
-test.each([0, 300])("what has come while we stood still, %d ms later, is in time", async (ms) => {
+test("what has come while we stood still counts as an answer in time", async () => {
   const server = createServer();
   const connected = once(server, "connection");
   await once(server.listen(0, "127.0.0.1"), "listening");
@@ -34,7 +34,6 @@ test.each([0, 300])("what has come while we stood still, %d ms later, is in time
   const [standby] = (await connected) as [Socket];
   try {
     const waiting = passedOver(once(client, "data"));
-    await Bun.sleep(ms);
     standby.write("R");
     const end = performance.now() + 700;
     while (performance.now() < end); // whoever is stopped reads nothing, and finds all timers due
