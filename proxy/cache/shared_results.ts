@@ -79,7 +79,8 @@ export class SharedResults {
   async begin(renew: boolean): Promise<void> {
     this.#mustRenew ||= renew;
     try {
-      await this.#learnGeneration();
+      do await this.#learnGeneration();
+      while (this.#mustRenew); // somebody has written meanwhile, and could not tell
       this.#isReady = true;
       if (this.#wasLost) this.#settle();
       this.#options.onFound();
@@ -107,10 +108,15 @@ export class SharedResults {
       this.#generation = textOf(known);
       return;
     }
-    const fresh = this.#options.randomBytes(STAMP_SIZE);
-    await this.#memory.set(GENERATION_KEY, fresh, 0);
-    this.#generation = textOf(fresh);
     this.#mustRenew = false;
+    const fresh = this.#options.randomBytes(STAMP_SIZE);
+    try {
+      await this.#memory.set(GENERATION_KEY, fresh, 0);
+    } catch (error) {
+      this.#mustRenew = true;
+      throw error;
+    }
+    this.#generation = textOf(fresh);
   }
 
   #lose(why: unknown): void {
@@ -184,6 +190,7 @@ export class SharedResults {
     common: readonly Versioned[],
     targets: () => readonly Versioned[],
   ): Promise<readonly Versioned[]> {
+    if (!this.#isReady) this.#mustRenew = true;
     return this.#guarded<readonly Versioned[]>([], async () => {
       await this.#stampsOf(common);
       const chosen = targets();

@@ -178,6 +178,19 @@ test("after a loss nothing that was there before is used again, by anybody", asy
   expect(await b.look("q")).not.toBe(1);
 });
 
+test("what one writes before it has found memcached for the first time voids what others kept", async () => {
+  const { memory, b } = await pair();
+  await b.keep("q", 1);
+  memory.isAway = true;
+  const late = new Pooler(memory, 3);
+  await late.shared.begin(false);
+  expect(await late.write()).toEqual([]);
+  memory.isAway = false;
+  for (const task of late.tasks.splice(0)) task();
+  await eventually(() => late.shared.isReady);
+  expect([await late.look("q"), await b.look("q")]).not.toContain(1);
+});
+
 test("what one writes that has not found memcached again, nobody shows as it was", async () => {
   const { memory, a, b } = await pair();
   memory.isAway = true;
