@@ -66,6 +66,26 @@ export class StatementNames {
     return known.map(({ id }) => id).sort((a, b) => a - b);
   }
 
+  /** What SQL's PREPARE has made is bound on the write node: false while it cannot be taken there. */
+  carriedBySql(name: string): boolean {
+    const { router, replies, writeLink } = this.#session;
+    if (name === "" || this.#statements.get(name) !== undefined) return true;
+    const known = router.session.prepared.get(name);
+    if (known === undefined || known.nodes.includes(writeLink.id)) return true;
+    if (router.failed || !replies.empty) return false;
+    if (!this.#session.mayFollow(this.#write(), writeLink)) return false;
+    this.#prepareBySql(name, known.sql);
+    writeLink.inSegment = true;
+    return true;
+  }
+
+  /** Where SQL's PREPARE has made a statement of this name. */
+  preparedBySql(name: string): readonly NodeLink[] | undefined {
+    if (name === "") return undefined;
+    const nodes = this.#session.router.session.prepared.get(name)?.nodes;
+    return nodes && this.#session.linksOf(nodes);
+  }
+
   /**
    * The write node is to be sent this: what it executes and is prepared elsewhere is prepared there
    * too. False when answers must be waited for first.
@@ -191,26 +211,6 @@ export class StatementNames {
     if (link.inSegment) return;
     replies.expect("Sync", link, noLinks, undefined).silent = true;
     out.send(link, syncMessage);
-  }
-
-  /** What SQL's PREPARE has made is bound on the write node: false while it cannot be taken there. */
-  carriedBySql(name: string): boolean {
-    const { router, replies, writeLink } = this.#session;
-    if (name === "" || this.#statements.get(name) !== undefined) return true;
-    const known = router.session.prepared.get(name);
-    if (known === undefined || known.nodes.includes(writeLink.id)) return true;
-    if (router.failed || !replies.empty) return false;
-    if (!this.#session.mayFollow(this.#write(), writeLink)) return false;
-    this.#prepareBySql(name, known.sql);
-    writeLink.inSegment = true;
-    return true;
-  }
-
-  /** Where SQL's PREPARE has made a statement of this name. */
-  preparedBySql(name: string): readonly NodeLink[] | undefined {
-    if (name === "") return undefined;
-    const nodes = this.#session.router.session.prepared.get(name)?.nodes;
-    return nodes && this.#session.linksOf(nodes);
   }
 
   #write(): readonly NodeLink[] {
