@@ -12,6 +12,7 @@ import {
   Pgpool as PgpoolProgram,
   Postgres,
   type PostgresOptions,
+  pause,
   pcpAdmin,
   RawClient,
   Scope,
@@ -158,7 +159,7 @@ export class Load {
       } catch (error) {
         this.failures.push(error instanceof Error ? error.message : String(error));
         // Refused, cut off or on a server that may not write: the next try has a number of its own.
-        await new Promise((resolve) => setTimeout(resolve, 20));
+        await pause(20);
       } finally {
         client?.destroy();
       }

@@ -73,6 +73,9 @@ export function isExecutable(path: string): boolean {
  */
 export const patient = (ms: number): number => 3 * ms;
 
+/** The pace of clients that go on. Whoever waits for something asks `eventually`. */
+export const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
+
 export type EventuallyOptions = {
   /** Default 10 000, as `patient` makes it. */
   readonly deadlineMs?: number;
@@ -104,7 +107,7 @@ export async function eventually<T>(
       const what = options.what ?? "the condition";
       throw new Error(`waited ${deadlineMs} ms in vain for ${what}; ${last}`);
     }
-    await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    await pause(pauseMs);
   }
 }
 

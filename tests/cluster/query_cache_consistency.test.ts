@@ -10,6 +10,7 @@ import {
   eventually,
   Pgpool,
   Postgres,
+  pause,
   type QueryResult,
   RawClient,
   Scope,
@@ -108,7 +109,7 @@ async function play(
       const [client, dice] = [await log("writer"), diceOf(seed + i)];
       while (performance.now() < until) {
         await writeOnce(client, dice, watched);
-        await new Promise((resolve) => setTimeout(resolve, dice(20)));
+        await pause(dice(20));
       }
     });
     const reading = options.readers.map(async (app, i) => {

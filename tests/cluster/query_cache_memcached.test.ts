@@ -10,6 +10,7 @@ import {
   freePort,
   Pgpool,
   Postgres,
+  pause,
   RawClient,
   Scope,
   type ServerProcess,
@@ -251,7 +252,7 @@ test("readers and writers of two pgpools never see what was overtaken", async ()
     while (!isOver()) {
       const [{ v } = {}] = await client.rows("UPDATE c SET v = v + 1 RETURNING v");
       acknowledged = Math.max(acknowledged, Number(v));
-      await new Promise((resolve) => setTimeout(resolve, acknowledged % 3 === 0 ? 25 : 1));
+      await pause(acknowledged % 3 === 0 ? 25 : 1);
     }
     client.destroy();
   };

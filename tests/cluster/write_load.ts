@@ -2,7 +2,7 @@
  * A writing load that keeps books: clients insert numbers into `acked (id int)`, each number once, and
  * note which were acknowledged, by which server, and what went wrong.
  */
-import { eventually, type Pgpool, RawClient, superuser } from "./harness.ts";
+import { eventually, type Pgpool, pause, RawClient, superuser } from "./harness.ts";
 
 /** `at` is performance.now(); `port` that of the server which took it. */
 export type Ack = { readonly id: number; readonly at: number; readonly port: number };
@@ -96,5 +96,3 @@ export class WriteLoad {
     return { missing, twice: found.length - there.size };
   }
 }
-
-const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
