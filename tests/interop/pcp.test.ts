@@ -200,25 +200,39 @@ for (const server of servers) {
     for (const by of tools) {
       pcpTest(`detaches and attaches a node by ${by}`, async () => {
         const done = (name: string) => ({ code: 0, stdout: `${name} -- Command Successful\n` });
+        const detached = pcpProcesses();
         expect(await run(by, server, ["pcp_detach_node", "-n", "1"])).toMatchObject(
           done("pcp_detach_node"),
         );
         await untilNodeIs(server, "3");
+        if (server === "the original's server") await untilPcpProcesses(detached + 1);
         const again = await run(by, server, ["pcp_detach_node", "1"]);
         expect(again.stderr).toBe(
           "ERROR:  invalid degenerate backend request, node id : 1 status: [3] is not valid for failover\n\n",
         );
         expect(again.code).toBe(0);
+        const attached = pcpProcesses();
         expect(await run(by, server, ["pcp_attach_node", "1"])).toMatchObject(
           done("pcp_attach_node"),
         );
         await untilNodeIs(server, "1", "2");
+        if (server === "the original's server") await untilPcpProcesses(attached + 1);
         await pgpoolOf(server).untilServing();
         await untilBothUp(server);
       });
     }
   });
 }
+
+/** How many PCP processes the original's server has begun: it takes a new one after each failover. */
+const pcpProcesses = () =>
+  pgpoolOf("the original's server")
+    .log()
+    .match(/PCP process: \d+ started/g)?.length ?? 0;
+
+/** It does so a second behind the failover, and cuts off whom the old one is about to answer. */
+const untilPcpProcesses = (count: number) =>
+  eventually(pcpProcesses, (begun) => begun >= count, { what: "the new PCP process" });
 
 /** By the word of either program, which is told the status's number. */
 async function untilNodeIs(server: Server, ...numbers: readonly string[]): Promise<void> {
