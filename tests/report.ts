@@ -5,6 +5,8 @@ export type Tally = { readonly passed: number; readonly failed: number; readonly
 export type StepResult = Tally & {
   /** Sentences for the reader: which files stayed silent, which tests were skipped. */
   readonly notes: readonly string[];
+  /** How many failed in each file that has any. */
+  readonly failing: ReadonlyMap<string, number>;
 };
 
 export const failure = (note: string): StepResult => ({
@@ -12,7 +14,34 @@ export const failure = (note: string): StepResult => ({
   failed: 1,
   skipped: 0,
   notes: [note],
+  failing: new Map(),
 });
+
+/** The files of more failures than this are not run again: that is no stroke of chance. */
+const mostUnsteady = 3;
+
+/**
+ * The files of a run that deserve a second one, alone: few, and none of those that look for lost
+ * or differing rows, whose one failure is a fault whatever a second run says.
+ */
+export function unsteady(first: StepResult): readonly string[] {
+  const files = [...first.failing.keys()];
+  const chance = files.length <= mostUnsteady && !files.some((file) => /consistency/.test(file));
+  return chance ? files : [];
+}
+
+/** What `first` amounts to after `file` ran again: its failures count as passed if `again` has none. */
+export function afterSecondRun(first: StepResult, file: string, again: StepResult): StepResult {
+  const mended = first.failing.get(file) ?? 0;
+  if (mended === 0 || again.failed > 0 || again.skipped > 0 || again.passed === 0) return first;
+  return {
+    ...first,
+    passed: first.passed + mended,
+    failed: first.failed - mended,
+    notes: [...first.notes, `unsteady: ${file} failed ${mended} and passed in a second run, alone`],
+    failing: new Map([...first.failing].filter(([name]) => name !== file)),
+  };
+}
 
 export function sums(tally: Tally): string {
   return `${tally.passed} passed, ${tally.failed} failed, ${tally.skipped} skipped`;
@@ -35,6 +64,12 @@ export function readReport(
     ),
   );
   const silent = run.files.filter((file) => !reported.has(file));
+  const failing = new Map(silent.map((file) => [file, 1]));
+  for (const [, file = "", failed] of xml.matchAll(
+    /^ {2}<testsuite [^>]*? file="([^"]+)"[^>]*? failures="([1-9]\d*)"/gm,
+  )) {
+    failing.set(unescapeXml(file), Number(failed));
+  }
   const skips = [...xml.matchAll(/<testcase name="([^"]*)"[^>]*>\s*<skipped/g)];
   const failures = count("failures") + silent.length;
   return {
@@ -45,6 +80,7 @@ export function readReport(
       ...silent.map((file) => `no tests ran in ${file}`),
       ...skips.map(([, title = ""]) => `skipped: ${unescapeXml(title)}`),
     ],
+    failing,
   };
 }
 
