@@ -816,6 +816,7 @@ export class Extended {
         if (subject === UNKNOWN) this.#session.noteWrite(owed);
         else if (subject instanceof Prepared) {
           subject.definitions = subject.sentUnder;
+          if (subject.facts.statement.kind === "transaction") this.#noteRevived(owed.links);
           this.#session.noteDone(owed, subject.facts);
           if (subject === this.#lateBegin) this.#session.noteWrite(owed);
         } else if (isAsking(subject)) subject.answered();
@@ -826,6 +827,13 @@ export class Extended {
       case "Query":
       case "FunctionCall":
         return;
+    }
+  }
+
+  /** Only what ends a failed transaction succeeds in it; the next ReadyForQuery tells what came of it. */
+  #noteRevived(links: readonly NodeLink[]): void {
+    for (const link of links) {
+      if (link.status === FAILED && !link.skipping) link.status = IN_TRANSACTION;
     }
   }
 

@@ -81,7 +81,10 @@ export class NodeLink {
   /** Its server is gone; a stand-in answers what is still due. */
   lost = false;
   readonly queue = new Ring<Owed>();
-  /** Transaction status of its last ReadyForQuery: one of IDLE, IN_TRANSACTION, FAILED. */
+  /**
+   * Transaction status of its last ReadyForQuery: one of IDLE, IN_TRANSACTION, FAILED. No longer
+   * FAILED once a segment has ended the failed transaction.
+   */
   status = IDLE;
   /** Anything was sent since the session began: only then is there something to reset. */
   touched = false;
