@@ -162,12 +162,16 @@ export class StatementNames {
     this.#questions.run(writeLink, sql, () => router.alsoPrepared(name, writeLink.id));
   }
 
-  /** What DEALLOCATE among other statements has undone on the write node the others forget too. */
-  noteForgotten({ subject, completed }: Owed): void {
-    const { deallocates, deallocatesAfter } = subject as StatementFacts;
+  /** What DEALLOCATE has undone on the nodes that it went to the others forget too. */
+  noteForgotten({ subject, completed, links }: Owed): void {
+    const { statement, multiStatement, deallocates, deallocatesAfter } = subject as StatementFacts;
+    if (statement.kind === "deallocate" && !multiStatement) {
+      if (completed > 0) this.#forget(statement.name ?? "", links);
+      return;
+    }
     for (const [index, name] of deallocates.entries()) {
       if (completed < (deallocatesAfter[index] ?? 0)) this.#leavePlace(name);
-      else for (const each of name === "" ? this.#namesKnown() : [name]) this.#forget(each);
+      else this.#forget(name, links);
     }
   }
 
@@ -178,13 +182,15 @@ export class StatementNames {
     if (on.length > 0 && !on.includes(writeLink)) this.#forgetOn(writeLink, name);
   }
 
-  #forget(name: string): void {
-    const { router, writeLink } = this.#session;
-    for (const link of this.#linksKnowing(name)) {
-      if (link !== writeLink) this.#forgetOn(link, name);
+  /** `name`: "" for all; `done`: where it is forgotten already. */
+  #forget(name: string, done: readonly NodeLink[]): void {
+    for (const each of name === "" ? this.#namesKnown() : [name]) {
+      for (const link of this.#linksKnowing(each)) {
+        if (!done.includes(link)) this.#forgetOn(link, each);
+      }
+      this.#statements.delete(each);
+      this.#session.router.session.prepared.delete(each);
     }
-    this.#statements.delete(name);
-    router.session.prepared.delete(name);
   }
 
   #namesKnown(): readonly string[] {
