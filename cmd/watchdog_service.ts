@@ -222,9 +222,15 @@ export class Guard implements Council {
       void this.#announce("END_RECOVERY");
       void this.#letIn(quiet);
     };
-    if (others) return { empty: quiet.empty, release };
+    if (others) return { empty: quiet.empty, doubt: () => this.#recoveryDoubt(), release };
     release();
     throw new RecoveryFailed(NOT_TOLD);
+  }
+
+  #recoveryDoubt(): string | undefined {
+    const { recoveryDoubt: name } = this.#service.node;
+    if (name === undefined) return undefined;
+    return `clients of "${name}" may have written what the recovered backend does not have`;
   }
 
   async #announce(name: "START_RECOVERY" | "END_RECOVERY"): Promise<boolean> {

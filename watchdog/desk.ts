@@ -18,7 +18,7 @@ import type { IpcCommand, ListedNode, NodeList, NodeStatusReport } from "./ipc.t
 import type { Answer, Remote, WatchdogRules } from "./node.ts";
 import { findRemote, loseRemote } from "./peers.ts";
 import { stateNumber } from "./states.ts";
-import { TIMES, type Turn } from "./turn.ts";
+import { isReachable, TIMES, type Turn } from "./turn.ts";
 
 /** Answers at once, or leaves a command behind that will. */
 export function ask(turn: Turn, client: number, command: IpcCommand): void {
@@ -294,10 +294,15 @@ function askRecovery(turn: Turn, client: number, call: FunctionCall): Answer | u
     node.inRecovery = true;
     node.recoveryBy = turn.self;
     node.recoveryOwed = others.map(({ id }) => id);
+    node.recoveryDoubt = undefined;
   } else {
     if (node.recoveryBy !== turn.self) return { kind: "ok" };
     node.inRecovery = false;
     node.recoveryBy = undefined;
+    for (const remote of turn.remotes) {
+      // It has been told of the beginning, and not said yet what it is.
+      if (!others.includes(remote) && isReachable(remote)) tellRecovery(turn, remote);
+    }
   }
   if (others.length === 0) return { kind: "ok" };
   turn.command(
@@ -309,13 +314,22 @@ function askRecovery(turn: Turn, client: number, call: FunctionCall): Answer | u
   return undefined;
 }
 
-/** To one that may not have heard it: its clients wait for nothing else. */
-export function tellRecoveryOver(turn: Turn, remote: Remote): void {
+/**
+ * To the node of a new connection: one that starts has not heard that this node recovers a backend, and
+ * one that was lost perhaps not that it does so no longer, for which alone its clients wait.
+ */
+export function tellRecovery(turn: Turn, remote: Remote): void {
   const { node } = turn;
-  if (node.recoveryBy === turn.self || !node.recoveryOwed.includes(remote.id)) return;
-  node.recoveryOwed = node.recoveryOwed.filter((id) => id !== remote.id);
-  const call = { ...NO_SECRETS, name: "END_RECOVERY", flags: 0, nodes: [] };
-  turn.send(remote, { kind: "online_recovery", call });
+  const isUnderWay = node.recoveryBy === turn.self;
+  turn.doubtRecovery(remote);
+  if (!isUnderWay && !node.recoveryOwed.includes(remote.id)) return;
+  const others = node.recoveryOwed.filter((id) => id !== remote.id);
+  node.recoveryOwed = isUnderWay ? [...others, remote.id] : others;
+  const name = isUnderWay ? "START_RECOVERY" : "END_RECOVERY";
+  turn.send(remote, {
+    kind: "online_recovery",
+    call: { ...NO_SECRETS, name, flags: 0, nodes: [] },
+  });
 }
 
 /** Another node recovers a backend: no client may come in, and those inside are waited for. */
@@ -333,7 +347,8 @@ export function receiveRecovery(turn: Turn, remote: Remote, call: FunctionCall, 
     return;
   }
   if (node.inRecovery) {
-    reply("reject");
+    // Who says it once more has a new connection, and hears from the first how it goes.
+    reply(node.recoveryBy === remote.id ? "accept" : "reject");
     return;
   }
   turn.log("LOG", `"${turn.nameOf(remote)}" recovers a backend`, "new clients wait");

@@ -11,7 +11,7 @@ import {
   askFollowLock,
   dropOldVotes,
   reportStatus,
-  tellRecoveryOver,
+  tellRecovery,
 } from "./desk.ts";
 import type { Remote, Watchdog, WatchdogEffect, WatchdogEvent, WatchdogRules } from "./node.ts";
 import { sendBeacon, settleCommands } from "./outcomes.ts";
@@ -116,7 +116,7 @@ function connectionChanged(turn: Turn, event: ConnectionEvent): void {
       remote.sendFailures = 0;
       turn.send(remote, { kind: "add_node", info: turn.info() });
       resync(turn, remote);
-      tellRecoveryOver(turn, remote);
+      tellRecovery(turn, remote);
       // Real nodes do not answer a newcomer's ADD NODE, but this.
       if (!isActive(remote.state) && turn.node.state !== "LOADING") {
         turn.send(remote, { kind: "request_info" });

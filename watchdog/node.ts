@@ -172,6 +172,8 @@ export type WatchdogNode = {
   recoveryWait: RecoveryWait | undefined;
   /** Who was told that this node recovers a backend, and has not said that it heard of the end. */
   recoveryOwed: readonly number[];
+  /** Since this node recovers a backend: whose clients may have come in, for it was out of sight. */
+  recoveryDoubt: string | undefined;
   clientCount: number;
   followLock: FollowLock;
 };
@@ -308,6 +310,7 @@ export function initialWatchdog(rules: WatchdogRules, now: number): Watchdog {
     recoveryBy: undefined,
     recoveryWait: undefined,
     recoveryOwed: [],
+    recoveryDoubt: undefined,
     clientCount: 0,
     followLock: { holder: "nobody", pending: false },
   };

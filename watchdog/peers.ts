@@ -36,11 +36,12 @@ export function loseRemote(turn: Turn, remote: Remote, reason: LostReason): void
   stopWaitingFor(turn, remote.id);
   // Nobody else will say that its recovery is over.
   if (turn.node.recoveryBy === remote.id) turn.leaveRecovery();
+  const hasSaidSo = reason === "SHUTDOWN" || reason === "UNKNOWN REASON";
+  const isGone = hasSaidSo || (reason === "NOT REACHABLE" && remote.refusedUs);
+  if (!isGone) turn.doubtRecovery(remote);
   if (turn.node.leader !== remote.id) return;
   turn.log("LOG", "watchdog cluster has lost the coordinator node");
   turn.node.leader = undefined;
-  const hasSaidSo = reason === "SHUTDOWN" || reason === "UNKNOWN REASON";
-  const isGone = hasSaidSo || (reason === "NOT REACHABLE" && remote.refusedUs);
   turn.node.mayStillLead = !isGone;
   if (turn.node.state === "STANDBY") turn.enter("JOINING");
 }

@@ -232,6 +232,13 @@ export class Turn {
     this.act({ kind: "leave_recovery" });
   }
 
+  /** It was told, and has perhaps lost this node since: then it has let its clients in. */
+  doubtRecovery(remote: Remote): void {
+    const { recoveryBy, recoveryOwed } = this.node;
+    if (recoveryBy !== this.self || !recoveryOwed.includes(remote.id)) return;
+    this.node.recoveryDoubt ??= this.nameOf(remote);
+  }
+
   startTimer(seconds: number): void {
     this.node.timerAt = this.now + seconds * 1000;
   }

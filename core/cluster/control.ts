@@ -35,7 +35,12 @@ export interface ClusterControl {
 }
 
 /** Clients wait until it is released; empty: all that were there have left. */
-export type Quiet = { readonly empty: boolean; release(): void };
+export type Quiet = {
+  readonly empty: boolean;
+  /** Why some may have come in elsewhere all the same, if they may. */
+  doubt(): string | undefined;
+  release(): void;
+};
 
 /** Owned by whoever holds transitions back, such as an online recovery. */
 export interface Hold {

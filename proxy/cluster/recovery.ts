@@ -128,6 +128,10 @@ export class OnlineRecovery {
         await this.#startServer(source, plan);
       });
       await this.#untilServing(plan, end);
+      const doubt = quiet?.doubt();
+      if (doubt !== undefined) {
+        throw new RecoveryFailed("node recovery failed, another pgpool was lost meanwhile", doubt);
+      }
       const result = await hold?.attach(plan.node);
       if (result?.kind === "refused") throw new RecoveryFailed(result.why, result.detail);
     } finally {

@@ -16,6 +16,7 @@ import {
   type Program,
   patient,
   pcpAdmin,
+  runCommand,
   type Scope,
   type TestNetwork,
 } from "./harness.ts";
@@ -186,6 +187,14 @@ export class WatchdogCluster {
       { deadlineMs, what: `nodes ${ids.join()} to agree` },
     );
     return this.node(leader);
+  }
+
+  /** What the life check of node `at`, where it is somebody else's program, says of node `id`. */
+  async inform(at: number, id: number, status: "DEAD" | "ALIVE"): Promise<void> {
+    const { program, configPath } = this.pgpool(at);
+    const which = ["-n", String(id), "-f", configPath];
+    const done = await runCommand([program.path, "watchdog", "inform", status, ...which]);
+    if (done.code !== 0) throw new Error(done.stderr);
   }
 
   /** Runs `body`; when it fails, what the nodes have logged says why. */

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect } from "bun:test";
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { script, untilStatuses } from "./failover_stage.ts";
-import { eventually, ourBinary, Postgres, runCommand, Scope, testNeeding } from "./harness.ts";
+import { eventually, Postgres, Scope, testNeeding } from "./harness.ts";
 import { WatchdogCluster } from "./watchdog_cluster.ts";
 
 const pgTest = await testNeeding("postgres", "dist/pgpool");
@@ -42,26 +42,18 @@ afterAll(() => scope.close());
 const claim = (title: string, body: () => Promise<void>) =>
   pgTest(title, () => cluster.telling(body), 120_000);
 
-/** What the life check of node `at` says of node `id`. */
-async function inform(at: number, id: number, status: "DEAD" | "ALIVE"): Promise<void> {
-  const program = ourBinary()?.path ?? "";
-  const which = ["-n", String(id), "-f", cluster.pgpool(at).configPath];
-  const done = await runCommand([program, "watchdog", "inform", status, ...which]);
-  expect(done.code).toBe(0);
-}
-
 const others = (id: number) => [0, 1, 2].filter((each) => each !== id);
 
 claim("who is said to be dead is lost, and who is said to be alive is found", async () => {
   const { id: leader } = await cluster.untilAgreed();
   const still = (leader + 1) % 3;
   cluster.pgpool(still).signal("SIGSTOP");
-  await inform(leader, still, "DEAD");
+  await cluster.inform(leader, still, "DEAD");
   const seen = (word: string) =>
     [0, 1, 2].map((id) => (id === leader ? "LEADER" : id === still ? word : "STANDBY")).join(" ");
   await cluster.node(leader).untilView(seen("LOST"));
   await cluster.pgpool(leader).logged(/REPORTED BY LIFECHECK/);
-  await inform(leader, still, "ALIVE");
+  await cluster.inform(leader, still, "ALIVE");
   await cluster.node(leader).untilView(seen("LOADING"));
   cluster.pgpool(still).signal("SIGCONT");
   expect((await cluster.untilAgreed()).id).toBe(leader);
@@ -70,7 +62,7 @@ claim("who is said to be dead is lost, and who is said to be alive is found", as
 claim("a leader that is said to be dead has a successor, and follows it", async () => {
   const { id: first } = await cluster.untilAgreed();
   cluster.pgpool(first).signal("SIGSTOP");
-  for (const id of others(first)) await inform(id, first, "DEAD");
+  for (const id of others(first)) await cluster.inform(id, first, "DEAD");
   const { id: second } = await cluster.untilAgreed(others(first));
   cluster.pgpool(first).signal("SIGCONT");
   expect((await cluster.untilAgreed()).id).toBe(second);
@@ -81,10 +73,10 @@ claim(
   async () => {
     const { id: leader } = await cluster.untilAgreed();
     const [one = -1] = others(leader);
-    await inform(leader, one, "DEAD");
+    await cluster.inform(leader, one, "DEAD");
     await cluster.pgpool(leader).logged(/became reachable again/);
     expect((await cluster.untilAgreed()).id).toBe(leader);
-    await inform(one, one, "DEAD");
+    await cluster.inform(one, one, "DEAD");
     const end = await eventually(() => cluster.pgpool(one).end, Boolean, { deadlineMs: 30_000 });
     expect(end).toBe("exit 3");
     await cluster.start([one]);

@@ -22,7 +22,13 @@ import { WatchdogCluster, type WatchdogNode } from "./watchdog_cluster.ts";
 const recoveryTest = await testNeeding("dist/pgpool", "postgres (system)");
 
 /** Where the server of the node that joins is to be, and what holds the second stage up. */
-type Joining = { readonly port: number; readonly data: string; readonly gate: Gate };
+type Joining = {
+  readonly port: number;
+  readonly data: string;
+  readonly gate: Gate;
+  /** Stops that server, if it runs, and removes its data. */
+  readonly discard: () => Promise<void>;
+};
 
 /** A script waits while it is shut, and may be turned back when it opens. */
 class Gate {
@@ -87,11 +93,13 @@ async function prepare(scope: Scope, source: Postgres): Promise<Joining> {
   put("pgpool_remote_start", [
     `exec ${bin}/pg_ctl -D "$2" -w -l ${log} start < /dev/null > /dev/null 2>&1`,
   ]);
-  scope.defer(async () => {
+  const discard = async () => {
     const stop = [`${bin}/pg_ctl`, "-D", data, "-m", "immediate", "stop"] as const;
     if (existsSync(join(data, "postmaster.pid"))) await runCommand(stop, { owner: scope.owner });
-  });
-  return { port, data, gate };
+    rmSync(data, { recursive: true, force: true });
+  };
+  scope.defer(discard);
+  return { port, data, gate, discard };
 }
 
 const login = { user: superuser, database: "test" };
@@ -113,7 +121,7 @@ for (const fate of ["stands still", "dies"] as const) {
     async () => {
       await using scope = new Scope();
       const source = await Postgres.create(scope);
-      const { port, data, gate } = await prepare(scope, source);
+      const { port, data, gate, discard } = await prepare(scope, source);
       const cluster = await WatchdogCluster.create(scope, {
         backends: [source, { host: "127.0.0.1", port }],
         config: {
@@ -124,6 +132,7 @@ for (const fate of ["stands still", "dies"] as const) {
           recovery_2nd_stage_command: "stage2",
           recovery_timeout: 30,
           client_idle_limit_in_recovery: -1,
+          wd_lifecheck_method: "external",
         },
         configOf: (id) => ({ wd_priority: 3 - id }),
       });
@@ -154,8 +163,30 @@ for (const fate of ["stands still", "dies"] as const) {
           await cluster.start([asker]);
           await cluster.untilAgreed();
           await writeOn([asker]);
+          if (fate === "stands still") {
+            // One that is out of sight meanwhile may have let its clients in.
+            const doubtful = recover();
+            await gate.untilReached();
+            await cluster.inform(asker, third, "DEAD");
+            gate.open();
+            expect((await doubtful).stderr).toContain("another pgpool was lost meanwhile");
+            await discard();
+            gate.shut();
+            await cluster.untilAgreed();
+            await writeOn([0, 1, 2]);
+            await cluster.pgpool(third).kill();
+            await cluster.node(asker).untilView(/LOST/);
+          }
           const recovering = recover();
           await gate.untilReached();
+          if (fate === "stands still") {
+            // One that begins only now hears of it before it lets anybody in.
+            const before = loads[third]?.acked.length;
+            await cluster.start([third]);
+            await cluster.pgpool(third).logged(/recovers a backend.*successfully started/s);
+            await cluster.untilAgreed();
+            expect(loads[third]?.acked.length).toBe(before);
+          }
           const held = await source.value("SELECT count(*) FROM acked");
           // New clients wait, at each of them.
           const waiting = Promise.allSettled(

@@ -322,12 +322,51 @@ describe("online recovery", () => {
     expect(played.on({ kind: "outbound_opened", node: 2 })).not.toContain("2<online_recovery");
   });
 
+  test("is told to a node that comes while it is under way, which holds its clients too", () => {
+    const played = standby();
+    played.on({ kind: "lifecheck", node: 2, alive: false });
+    played.on(ours("START_RECOVERY"));
+    expect(played.reply(0, { kind: "accept" })).toEqual(["#9 ok"]);
+    expect(played.on({ kind: "outbound_opened", node: 2 })).toContain("2<online_recovery");
+    expect(played.on(ours("END_RECOVERY"))).toEqual(["2<online_recovery", "0<online_recovery"]);
+    expect(played.on({ kind: "outbound_opened", node: 2 })).not.toContain("2<online_recovery");
+    const late = new Played(nodeIn({ state: "LOADING" }));
+    expect(late.packet(2, start)).toEqual(["enter_recovery"]);
+    expect(late.packet(2, start)).toEqual(["2<accept"]);
+    expect(late.packet(2, end)).toEqual(["leave_recovery", "2<accept"]);
+  });
+
+  test("is in doubt when a node that was told has been out of sight, and is not known to be dead", () => {
+    const begun = () => {
+      const played = standby();
+      played.on(ours("START_RECOVERY"));
+      for (const id of [0, 2]) played.reply(id, { kind: "accept" });
+      return played;
+    };
+    expect(begun().node.recoveryDoubt).toBeUndefined();
+    const lost = begun();
+    lost.on({ kind: "lifecheck", node: 2, alive: false });
+    expect(lost.node.recoveryDoubt).toBe("h2:9999 Linux n2");
+    lost.on(ours("END_RECOVERY"));
+    lost.on(ours("START_RECOVERY"));
+    expect(lost.node.recoveryDoubt).toBeUndefined();
+    const calledAgain = begun();
+    calledAgain.on({ kind: "outbound_opened", node: 2 });
+    expect(calledAgain.node.recoveryDoubt).toBe("h2:9999 Linux n2");
+    const stopped = begun();
+    stopped.packet(2, { kind: "going_down" });
+    expect(stopped.node.recoveryDoubt).toBeUndefined();
+    const late = standby();
+    late.on({ kind: "lifecheck", node: 2, alive: false });
+    late.on(ours("START_RECOVERY"));
+    late.on({ kind: "outbound_opened", node: 2 });
+    expect(late.node.recoveryDoubt).toBeUndefined();
+  });
+
   test("is said to be over once more to a node that may not have heard it", () => {
     const played = standby();
     played.on(ours("START_RECOVERY"));
     for (const id of [0, 2]) played.reply(id, { kind: "accept" });
-    played.on({ kind: "lifecheck", node: 2, alive: false });
-    expect(played.on({ kind: "outbound_opened", node: 2 })).not.toContain("2<online_recovery");
     played.on({ kind: "lifecheck", node: 2, alive: false });
     played.on(ours("END_RECOVERY"));
     expect(played.on({ kind: "outbound_opened", node: 2 })).toContain("2<online_recovery");
