@@ -36,8 +36,11 @@ const withoutContainers = PGPOOL_TEST_CONTAINERS === "none";
 /** The same of network namespaces, which need root. */
 const withoutNetworks = PGPOOL_TEST_NETWORKS === "none";
 const mustNotSkip = CI === "true";
-/** The limit of a test that starts servers, unless it names its own. */
-const serverSeconds = 300;
+/** The limit of a test that does not name its own, and how many files run side by side. */
+type Pace = { readonly seconds: number; readonly files: number };
+const computing: Pace = { seconds: 60, files: 2 };
+/** Those that start servers wait for them most of the time. */
+const serving: Pace = { seconds: 300, files: 3 };
 const [target = "ok", ...filters] = process.argv.slice(2);
 
 async function main(): Promise<number> {
@@ -63,13 +66,13 @@ function stepsOf(name: string): Step[] | undefined {
   const ok = [
     tool("format and lint", ["biome", "check", "."]),
     tool("types", ["tsc", "-p", "."]),
-    tests("unit", (folder) => !["cluster", "interop", "runtime"].includes(folder), 60),
+    tests("unit", (folder) => !["cluster", "interop", "runtime"].includes(folder), computing),
     tool("fuzz smoke", ["bun", "tests/fuzz/fuzz.ts", "smoke"]),
   ];
   const build = tool("build", ["bun", "build.ts"]);
-  const runtime = tests("runtime", (folder) => folder === "runtime", serverSeconds);
-  const cluster = steadied(tests("cluster", (folder) => folder === "cluster", serverSeconds));
-  const interop = steadied(tests("interop", (folder) => folder === "interop", serverSeconds));
+  const runtime = tests("runtime", (folder) => folder === "runtime", serving);
+  const cluster = steadied(tests("cluster", (folder) => folder === "cluster", serving));
+  const interop = steadied(tests("interop", (folder) => folder === "interop", serving));
   switch (name) {
     case "ok":
       return ok;
@@ -130,7 +133,7 @@ function tool(name: string, argv: readonly [string, ...string[]], minutes = 5): 
 }
 
 /** All test files whose folder under tests/ is wanted, so that no new folder is forgotten. */
-function tests(name: string, wanted: (folder: string) => boolean, timeoutSeconds: number): Step {
+function tests(name: string, wanted: (folder: string) => boolean, pace: Pace): Step {
   return {
     name,
     run: async () => {
@@ -145,7 +148,7 @@ function tests(name: string, wanted: (folder: string) => boolean, timeoutSeconds
       const together = files.filter((file) => !alone.includes(file));
       const runs = [together, ...alone.map((file) => [file])].filter((run) => run.length > 0);
       const results: StepResult[] = [];
-      for (const run of runs) results.push(await bunTest(run, timeoutSeconds));
+      for (const run of runs) results.push(await bunTest(run, pace));
       const total = (key: keyof Tally) => results.reduce((sum, result) => sum + result[key], 0);
       return {
         passed: total("passed"),
@@ -166,7 +169,7 @@ function steadied(step: Step): Step {
       let result = await step.run();
       for (const file of unsteady(result)) {
         console.log(`… ${file} once more, alone`);
-        result = afterSecondRun(result, file, await bunTest([file], serverSeconds));
+        result = afterSecondRun(result, file, await bunTest([file], serving));
       }
       return result;
     },
@@ -184,7 +187,7 @@ function testFiles(folder: string): string[] {
     .sort();
 }
 
-async function bunTest(files: readonly string[], timeoutSeconds: number): Promise<StepResult> {
+async function bunTest(files: readonly string[], pace: Pace): Promise<StepResult> {
   const folder = mkdtempSync(join(tmpdir(), "pgpool-gate-"));
   const report = join(folder, "junit.xml");
   try {
@@ -192,7 +195,7 @@ async function bunTest(files: readonly string[], timeoutSeconds: number): Promis
       [
         "bun",
         "test",
-        ...["--parallel=2", `--timeout=${timeoutSeconds * 1000}`, "--only-failures"],
+        ...[`--parallel=${pace.files}`, `--timeout=${pace.seconds * 1000}`, "--only-failures"],
         ...["--reporter=junit", `--reporter-outfile=${report}`],
         ...files.map((file) => `./${file}`),
       ],
