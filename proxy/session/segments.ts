@@ -88,8 +88,8 @@ type Pending = {
   readonly why: RouteReason;
   /** What the node may still hold of the same name, and the client has replaced elsewhere, goes first. */
   readonly forget?: Uint8Array | undefined;
-  /** It was not carried out after all. */
-  undo(): void;
+  /** It was not carried out after all; `isRead`: it is what failed, else it was discarded. */
+  undo(isRead: boolean): void;
   /** It was, and by these nodes: others were spared it when something behind it failed. */
   done?(by: readonly Replica[]): void;
 };
@@ -182,9 +182,10 @@ export class Segments {
       locks: session.locks(facts, sql, replicas),
     };
     const before = this.#statements.get(name);
-    const undo = () => {
+    const undo = (isRead: boolean) => {
       if (this.#statements.get(name) !== statement) return;
-      if (before === undefined) this.#statements.delete(name);
+      // One without a name has ended what was there before, though it has failed.
+      if (before === undefined || (isRead && name === "")) this.#statements.delete(name);
       else this.#statements.set(name, before);
     };
     const question = rewritten?.literal && {
@@ -485,7 +486,7 @@ export class Segments {
     }
     if (untold !== undefined) session.toClient(untold);
     if (failed) {
-      for (const each of pending.slice(completed).reverse()) each.undo();
+      for (let i = pending.length - 1; i >= completed; i--) pending[i]?.undo(i === completed);
       session.discarding = !last;
     }
     if (executed !== undefined || failed) session.noteDone(facts, failed, replicas);

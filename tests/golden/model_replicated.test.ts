@@ -53,6 +53,13 @@ const cases: readonly (readonly [title: string, script: Script])[] = [
     ],
   ],
   [
+    "a Parse without a name that has failed leaves nothing of what was there before",
+    [
+      ...[parse("", "BEGIN"), parse("", "SELECT n FROM missing"), ...runs("")],
+      ...[bind("", ""), query("SELECT 1"), sync],
+    ],
+  ],
+  [
     "a notification of one's own comes behind the answer that caused it",
     [query("LISTEN c"), query("NOTIFY c"), query("SELECT 1; NOTIFY c")],
   ],
