@@ -306,7 +306,7 @@ export class Extended {
     }
     session.router.noteSent(statement.facts);
     if (session.cache !== undefined) {
-      if (mindsReads(statement.facts) && session.cache.takeUnseen()) this.#readOn(links);
+      if (mindsReads(statement.facts) && session.cache.takeUnseen()) this.readOn(links);
       session.cache.sent(statement.facts);
       statement.sentUnder = session.cache.definitions;
     }
@@ -334,10 +334,10 @@ export class Extended {
   }
 
   /** These nodes are to have run a query in their transaction, as the client has in its own. */
-  #readOn(links: readonly NodeLink[]): void {
+  readOn(links: readonly NodeLink[]): void {
     const { replies, out } = this.#session;
     for (const link of links) {
-      if (link.status !== IN_TRANSACTION) continue;
+      if (link.status !== IN_TRANSACTION || link.skipping) continue;
       for (const kind of runKinds) replies.expect(kind, link, noLinks, undefined).silent = true;
       out.send(link, runMessages);
     }
@@ -817,6 +817,7 @@ export class Extended {
         else if (subject instanceof Prepared) {
           subject.definitions = subject.sentUnder;
           if (subject.facts.statement.kind === "transaction") this.#noteRevived(owed.links);
+          if (endsTransaction(subject.facts)) this.#session.cache?.takeUnseen(); // it was that one's
           this.#session.noteDone(owed, subject.facts);
           if (subject === this.#lateBegin) this.#session.noteWrite(owed);
         } else if (isAsking(subject)) subject.answered();

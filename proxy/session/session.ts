@@ -355,6 +355,7 @@ export class Session implements ReplyEvents, Desk, ClientSession {
     if (!this.mayFollow(links, main)) return this.waitDrained();
     const targets = this.targetsOf(facts, links, main);
     const joinsWork = segment !== undefined && this.#extended.hasWorked && begins(facts);
+    if (mindsReads(facts) && this.cache?.takeUnseen()) this.#readOn(targets);
     if (segment !== undefined) this.#extended.segmentEnded(targets);
     if (facts.endsWithin) this.#endElsewhere();
     this.#extended.querySent(facts);
@@ -363,7 +364,6 @@ export class Session implements ReplyEvents, Desk, ClientSession {
     this.ports.noteStatement(sql);
     if (facts.statement.kind === "unparsable") this.ports.noteUnparsable(sql);
     for (const link of targets) this.ports.noteNodeStatement(link, "", sql, facts, why);
-    if (mindsReads(facts) && this.cache?.takeUnseen()) this.#readOn(targets);
     const owed = this.replies.expect("Query", main, targets, facts);
     if (joinsWork) this.#lateBegin = owed;
     this.cache?.listen();
@@ -442,8 +442,10 @@ export class Session implements ReplyEvents, Desk, ClientSession {
 
   /** These nodes are to have run a query in their transaction, as the client has in its own. */
   #readOn(links: readonly NodeLink[]): void {
+    this.#extended.readOn(links.filter((link) => link.inSegment));
     for (const link of links) {
-      if (link.status !== IN_TRANSACTION) continue;
+      // A Query would end the segment, and with it what is not in a block.
+      if (link.inSegment || link.status !== IN_TRANSACTION) continue;
       this.replies.expect("Query", link, [], undefined).silent = true;
       this.out.send(link, anyQuery);
     }

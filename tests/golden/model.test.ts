@@ -7,7 +7,26 @@ import fc from "fast-check";
 import { QueryCache } from "../../proxy/cache/query_cache.ts";
 import { cacheParams } from "../proxy/cache/cache_params.ts";
 import { chance, check, checkInTurn, numRuns, seed, timeoutMs } from "./model_play.ts";
-import { block, copyDone, reading, sync } from "./model_scripts.ts";
+import {
+  block,
+  copyDone,
+  parse,
+  query,
+  reading,
+  runs,
+  type Script,
+  sync,
+} from "./model_scripts.ts";
+
+/** A cache, and a clock of its own that moves on whenever somebody looks. */
+function freshCache(): QueryCache {
+  let now = 0;
+  const clock = () => {
+    now += 100;
+    return now;
+  };
+  return new QueryCache({ params: cacheParams, clock });
+}
 
 describe("the client of a cluster sees what one PostgreSQL would have said", () => {
   for (const nodes of [1, 2, 3]) {
@@ -42,12 +61,7 @@ describe("the client of a cluster sees what one PostgreSQL would have said", () 
           }),
           fc.array(chance, { minLength: 1, maxLength: 4 }),
           (nodes, turns, draws) => {
-            let now = 0;
-            const clock = () => {
-              now += 100;
-              return now;
-            };
-            const cache = new QueryCache({ params: cacheParams, clock });
+            const cache = freshCache();
             checkInTurn({ nodes, cache }, [...turns, [copyDone, sync]], draws);
             hits += cache.hits;
           },
@@ -58,4 +72,22 @@ describe("the client of a cluster sees what one PostgreSQL would have said", () 
     },
     timeoutMs,
   );
+
+  const ends: readonly (readonly [title: string, ends: Script])[] = [
+    ["a transaction", []],
+    ["a failed transaction", [query("SELECT 1/0")]],
+  ];
+  for (const [title, fails] of ends) {
+    for (const nodes of [1, 2]) {
+      test(`what ${title} was answered from memory is gone with it, on ${nodes} nodes`, () => {
+        const read = [query("SELECT n FROM t")];
+        // In one segment it ends, and another begins behind a write that has yet to be committed.
+        const round = [parse("", "ROLLBACK"), ...runs("").slice(0, -1)];
+        const write = [parse("", "INSERT INTO t VALUES (1)"), ...runs("").slice(0, -1)];
+        const again = [...round, ...write, query("BEGIN"), sync];
+        const turns = [read, read, [query("BEGIN")], read, fails, again, [query("ROLLBACK")], read];
+        checkInTurn({ nodes, cache: freshCache() }, turns, [0.5]);
+      });
+    }
+  }
 });
