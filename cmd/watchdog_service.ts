@@ -184,6 +184,8 @@ export class Guard implements Council {
   }
 
   async stop(): Promise<void> {
+    // Nobody would say any more that the others' recovery is over.
+    if (this.#recovery !== undefined) this.#guarded?.engine.turnAway();
     this.#life?.stop();
     this.#heartbeats?.stop();
     await this.#service.stop();

@@ -513,6 +513,13 @@ export class Engine {
     for (const set of this.pool.removeIdle(() => true)) set.close();
   }
 
+  /** Ends those who wait for a place. */
+  turnAway(): void {
+    for (const runner of this.#runners) {
+      if (runner.slot === undefined) runner.terminate(shuttingDown());
+    }
+  }
+
   /** Ends all clients, and pools nothing any more. */
   terminateAll(): void {
     this.#retire();

@@ -17,8 +17,9 @@ import { stepFollowLock } from "./interlock.ts";
 import type { IpcCommand, ListedNode, NodeList, NodeStatusReport } from "./ipc.ts";
 import type { Answer, Remote, WatchdogRules } from "./node.ts";
 import { findRemote, loseRemote } from "./peers.ts";
+import { askRecovery } from "./recovery.ts";
 import { stateNumber } from "./states.ts";
-import { isReachable, TIMES, type Turn } from "./turn.ts";
+import { TIMES, type Turn } from "./turn.ts";
 
 /** Answers at once, or leaves a command behind that will. */
 export function ask(turn: Turn, client: number, command: IpcCommand): void {
@@ -281,93 +282,6 @@ function toLeader(
   if (node.state !== "STANDBY" || leader === undefined) return { kind: otherwise };
   turn.command(purpose, message, [leader], TIMES.functionReply);
   return undefined;
-}
-
-// ---------------------------------------------------------------- recovery
-
-function askRecovery(turn: Turn, client: number, call: FunctionCall): Answer | undefined {
-  const { node } = turn;
-  const others = turn.active();
-  if (call.name === "START_RECOVERY") {
-    if (node.state !== "STANDBY" && node.state !== "LEADER") return { kind: "in_transition" };
-    if (node.inRecovery) return { kind: "bad" }; // another's, or one of ours
-    node.inRecovery = true;
-    node.recoveryBy = turn.self;
-    node.recoveryOwed = others.map(({ id }) => id);
-    node.recoveryDoubt = undefined;
-  } else {
-    if (node.recoveryBy !== turn.self) return { kind: "ok" };
-    node.inRecovery = false;
-    node.recoveryBy = undefined;
-    for (const remote of turn.remotes) {
-      // It has been told of the beginning, and not said yet what it is.
-      if (!others.includes(remote) && isReachable(remote)) tellRecovery(turn, remote);
-    }
-  }
-  if (others.length === 0) return { kind: "ok" };
-  turn.command(
-    { kind: "recovery", client },
-    { kind: "online_recovery", call: { ...call, ...NO_SECRETS } },
-    others,
-    Math.max(0, turn.rules.recoveryTimeoutS) + TIMES.reply,
-  );
-  return undefined;
-}
-
-/**
- * To the node of a new connection: one that starts has not heard that this node recovers a backend, and
- * one that was lost perhaps not that it does so no longer, for which alone its clients wait.
- */
-export function tellRecovery(turn: Turn, remote: Remote): void {
-  const { node } = turn;
-  const isUnderWay = node.recoveryBy === turn.self;
-  turn.doubtRecovery(remote);
-  if (!isUnderWay && !node.recoveryOwed.includes(remote.id)) return;
-  const others = node.recoveryOwed.filter((id) => id !== remote.id);
-  node.recoveryOwed = isUnderWay ? [...others, remote.id] : others;
-  const name = isUnderWay ? "START_RECOVERY" : "END_RECOVERY";
-  turn.send(remote, {
-    kind: "online_recovery",
-    call: { ...NO_SECRETS, name, flags: 0, nodes: [] },
-  });
-}
-
-/** Another node recovers a backend: no client may come in, and those inside are waited for. */
-export function receiveRecovery(turn: Turn, remote: Remote, call: FunctionCall, id: number): void {
-  const { node, rules } = turn;
-  const reply = (kind: "accept" | "reject" | "error") => turn.send(remote, { kind }, id);
-  if (call.name === "END_RECOVERY") {
-    // Whoever was turned away says so too, and ends nobody else's.
-    if (node.recoveryBy === remote.id) turn.leaveRecovery();
-    reply("accept");
-    return;
-  }
-  if (call.name !== "START_RECOVERY") {
-    reply("error");
-    return;
-  }
-  if (node.inRecovery) {
-    // Who says it once more has a new connection, and hears from the first how it goes.
-    reply(node.recoveryBy === remote.id ? "accept" : "reject");
-    return;
-  }
-  turn.log("LOG", `"${turn.nameOf(remote)}" recovers a backend`, "new clients wait");
-  node.inRecovery = true;
-  node.recoveryBy = remote.id;
-  const deadline = turn.now + Math.max(0, rules.recoveryTimeoutS) * 1000;
-  node.recoveryWait = { node: remote.id, id, deadline };
-  // Answered when it is told how many clients there are then: some have come since it heard last.
-  turn.act({ kind: "enter_recovery" });
-}
-
-/** Answers a node that waits for our clients to go, once they have or have had their time. */
-export function answerRecovery(turn: Turn): void {
-  const { recoveryWait: wait, clientCount } = turn.node;
-  if (wait === undefined || (clientCount > 0 && turn.now < wait.deadline)) return;
-  turn.node.recoveryWait = undefined;
-  const remote = turn.remote(wait.node);
-  if (remote === undefined) return;
-  turn.send(remote, { kind: clientCount === 0 ? "accept" : "reject" }, wait.id);
 }
 
 // ---------------------------------------------------------------- commands for all

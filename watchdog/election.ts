@@ -5,18 +5,12 @@
  * What packets do is in packets.ts, what answers to our own do in outcomes.ts.
  */
 
-import {
-  answerRecovery,
-  ask,
-  askFollowLock,
-  dropOldVotes,
-  reportStatus,
-  tellRecovery,
-} from "./desk.ts";
+import { ask, askFollowLock, dropOldVotes, reportStatus } from "./desk.ts";
 import type { Remote, Watchdog, WatchdogEffect, WatchdogEvent, WatchdogRules } from "./node.ts";
 import { sendBeacon, settleCommands } from "./outcomes.ts";
 import { receive, receivePostponed } from "./packets.ts";
 import { admit, loseRemote, resync, watchRemotes } from "./peers.ts";
+import { answerRecovery, tellRecovery, watchRecovery } from "./recovery.ts";
 import { isActive, type StateName } from "./states.ts";
 import { TIMES, Turn } from "./turn.ts";
 
@@ -179,6 +173,7 @@ function tick(turn: Turn): void {
   watchRemotes(turn);
   if (node.state === "STANDBY") watchLeader(turn);
   answerRecovery(turn);
+  watchRecovery(turn);
   dropOldVotes(turn);
   if (turn.isTrueLeader && turn.rules.lease !== undefined) {
     if (turn.since(node.beaconAt) >= turn.rules.lease.beaconMs) sendBeacon(turn, turn.active());

@@ -172,8 +172,13 @@ export type WatchdogNode = {
   recoveryWait: RecoveryWait | undefined;
   /** Who was told that this node recovers a backend, and has not said that it heard of the end. */
   recoveryOwed: readonly number[];
-  /** Since this node recovers a backend: whose clients may have come in, for it was out of sight. */
+  /** Who was told that this node recovers a backend, and is not known to have ended since. */
+  recoveryTold: readonly number[];
+  /** Whose clients may have come in all the same: that node's name. */
   recoveryDoubt: string | undefined;
+  /** Until then silence means nothing. */
+  recoverySeenAt: number;
+  recoveryAskedAt: number;
   clientCount: number;
   followLock: FollowLock;
 };
@@ -310,7 +315,10 @@ export function initialWatchdog(rules: WatchdogRules, now: number): Watchdog {
     recoveryBy: undefined,
     recoveryWait: undefined,
     recoveryOwed: [],
+    recoveryTold: [],
     recoveryDoubt: undefined,
+    recoverySeenAt: now,
+    recoveryAskedAt: now,
     clientCount: 0,
     followLock: { holder: "nobody", pending: false },
   };

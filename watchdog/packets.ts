@@ -5,7 +5,7 @@
 
 import { isBackendStatusRequest } from "./bodies.ts";
 import { takeReply } from "./commands.ts";
-import { obey, receiveFailover, receiveRecovery, tellFollowLock } from "./desk.ts";
+import { obey, receiveFailover, tellFollowLock } from "./desk.ts";
 import type { Postponed, Remote } from "./node.ts";
 import { commandFinished, sendBeacon } from "./outcomes.ts";
 import {
@@ -17,6 +17,7 @@ import {
   settleSplitBrain,
 } from "./peers.ts";
 import { configDifferences, consensusTimeoutS } from "./pool_config.ts";
+import { receiveRecovery } from "./recovery.ts";
 import { receiveService } from "./service.ts";
 import type { Turn } from "./turn.ts";
 import type { ReceivedMessage } from "./wire.ts";

@@ -7,6 +7,12 @@ import { isAuthSum, nodeClaim } from "./auth_key.ts";
 import type { NodeInfo } from "./bodies.ts";
 import type { Remote } from "./node.ts";
 import { compareLeaders, type LeaderClaim } from "./quorum.ts";
+import {
+  foundInRecovery,
+  isSilentInRecovery,
+  lostInRecovery,
+  restartedInRecovery,
+} from "./recovery.ts";
 import { isActive, type LostReason, type StateName, stateNumber } from "./states.ts";
 import { isReachable, MISSES_MAX, TIMES, type Turn } from "./turn.ts";
 import type { ReceivedMessage } from "./wire.ts";
@@ -33,12 +39,10 @@ export function loseRemote(turn: Turn, remote: Remote, reason: LostReason): void
   remote.inbound = "closed";
   turn.act({ kind: "close", node: remote.id });
   turn.dropStandby(remote.id);
-  stopWaitingFor(turn, remote.id);
-  // Nobody else will say that its recovery is over.
-  if (turn.node.recoveryBy === remote.id) turn.leaveRecovery();
   const hasSaidSo = reason === "SHUTDOWN" || reason === "UNKNOWN REASON";
   const isGone = hasSaidSo || (reason === "NOT REACHABLE" && remote.refusedUs);
-  if (!isGone) turn.doubtRecovery(remote);
+  lostInRecovery(turn, remote, isGone);
+  stopWaitingFor(turn, remote.id);
   if (turn.node.leader !== remote.id) return;
   turn.log("LOG", "watchdog cluster has lost the coordinator node");
   turn.node.leader = undefined;
@@ -122,6 +126,7 @@ function lossOf(turn: Turn, remote: Remote): LostReason | undefined {
   if (functionSentAt !== undefined && turn.since(functionSentAt) >= TIMES.functionReply * 1000) {
     return "RECEIVE TIMEOUT";
   }
+  if (isSilentInRecovery(turn, remote)) return "RECEIVE TIMEOUT";
   if (remote.sendFailures > MISSES_MAX) return "SEND MESSAGE FAILURES";
   return remote.missedBeacons > MISSES_MAX ? "MISSING BEACON REPLIES" : undefined;
 }
@@ -179,13 +184,19 @@ const configured = (turn: Turn, info: NodeInfo, address: string): Remote | undef
 /** Starts are told in whole seconds, and told again a little differently. */
 const SAME_START_MS = 2000;
 
+/** Whether this pgpool started later than the one that was known. */
+const isAnotherLife = ({ startedAt = 0 }: Remote, knownAt: number): boolean =>
+  startedAt - knownAt > SAME_START_MS;
+
 function greet(turn: Turn, remote: Remote, info: NodeInfo, id: number): void {
   const before = remote.state;
   const startedAt = remote.startedAt;
   copyInfo(turn, remote, info);
   if (info.state !== "STANDBY") turn.dropStandby(remote.id);
-  const isAnotherLife = (remote.startedAt ?? 0) - (startedAt ?? turn.now) > SAME_START_MS;
-  if (isAnotherLife && remote.outbound === "open") {
+  const isAnew = isAnotherLife(remote, startedAt ?? turn.now);
+  if (isAnew) restartedInRecovery(turn, remote);
+  else if (before === "LOST") foundInRecovery(turn, remote);
+  if (isAnew && remote.outbound === "open") {
     // What is sent by it would be lost, and the answer to this with it.
     turn.act({ kind: "close_outbound", node: remote.id });
     turn.dial(remote);
@@ -282,6 +293,7 @@ export function applyInfo(turn: Turn, remote: Remote, info: NodeInfo, id: number
     return;
   }
   if (before.state === "LOST") {
+    if (!isAnotherLife(remote, before.startedAt ?? turn.now)) foundInRecovery(turn, remote);
     // The life check's word stands until it takes it back, or the node introduces itself again.
     if (before.lostReason !== "REPORTED BY LIFECHECK") findRemote(turn, remote);
     remote.state = before.lostReason === "REPORTED BY LIFECHECK" ? "LOST" : info.state;

@@ -38,6 +38,9 @@ export const TIMES = {
   functionReply: 5,
   leaderSilentAsk: 20,
   leaderSilentGiveUp: 30,
+  recoveryAsk: 5,
+  recoveryDoubt: 25,
+  recoveryGiveUp: 60,
   sameService: 5,
 } as const;
 /** Of beacons without an answer, and of messages that could not be sent: one more is too many. */
@@ -222,21 +225,6 @@ export class Turn {
     this.node.commands = this.node.commands.map((each) =>
       each.id === command.id ? command : each,
     );
-  }
-
-  leaveRecovery(): void {
-    this.log("LOG", "another node's recovery of a backend is over");
-    this.node.inRecovery = false;
-    this.node.recoveryBy = undefined;
-    this.node.recoveryWait = undefined;
-    this.act({ kind: "leave_recovery" });
-  }
-
-  /** It was told, and has perhaps lost this node since: then it has let its clients in. */
-  doubtRecovery(remote: Remote): void {
-    const { recoveryBy, recoveryOwed } = this.node;
-    if (recoveryBy !== this.self || !recoveryOwed.includes(remote.id)) return;
-    this.node.recoveryDoubt ??= this.nameOf(remote);
   }
 
   startTimer(seconds: number): void {

@@ -134,6 +134,11 @@ export class OnlineRecovery {
       }
       const result = await hold?.attach(plan.node);
       if (result?.kind === "refused") throw new RecoveryFailed(result.why, result.detail);
+      const late = quiet?.doubt();
+      if (late !== undefined) {
+        const message = `another pgpool was lost while node ${plan.node} was attached`;
+        log.write("WARNING", message, { detail: late });
+      }
     } finally {
       hold?.release();
       quiet?.release();

@@ -155,6 +155,12 @@ for (const fate of ["stands still", "dies"] as const) {
           gate.shut();
           const broken = recover();
           await gate.untilReached();
+          if (fate === "dies") {
+            // Those who wait at one that is to stop have nobody to wait for.
+            expect(await cluster.pgpool(third).stop("smart")).toBe("exit 0");
+            await cluster.start([third]);
+            await cluster.untilAgreed();
+          }
           await cluster.pgpool(asker).kill();
           await writeOn([leader, third]);
           await broken;

@@ -1,0 +1,194 @@
+/**
+ * Online recovery where pgpool replicates, as the nodes of a cluster go through it together (spec
+ * watchdog/wire.md): from START RECOVERY to END RECOVERY no client of any of them may write, for the
+ * backend that is recovered would lack it. Who recovers must hear of each that lets clients in before;
+ * who is held must not be so for ever.
+ */
+import { type FunctionCall, NO_SECRETS } from "./bodies.ts";
+import type { Answer, Remote } from "./node.ts";
+import { isReachable, TIMES, type Turn } from "./turn.ts";
+
+// ---------------------------------------------------------------- of this node
+
+/** This node's pgpool recovers a backend, or does no longer. */
+export function askRecovery(turn: Turn, client: number, call: FunctionCall): Answer | undefined {
+  const { node } = turn;
+  const others = turn.active();
+  if (call.name === "START_RECOVERY") {
+    if (node.state !== "STANDBY" && node.state !== "LEADER") return { kind: "in_transition" };
+    if (node.inRecovery) return { kind: "bad" }; // another's, or one of ours
+    begin(turn, turn.self);
+    node.recoveryDoubt = undefined;
+    node.recoveryTold = others.map(({ id }) => id);
+    node.recoveryOwed = [...new Set([...node.recoveryOwed, ...node.recoveryTold])];
+    for (const remote of turn.remotes) if (isOutOfSight(remote)) warnOf(turn, remote);
+  } else {
+    if (node.recoveryBy !== turn.self) return { kind: "ok" };
+    node.inRecovery = false;
+    node.recoveryBy = undefined;
+    for (const remote of turn.remotes) {
+      // It has been told of the beginning, and not said yet what it is.
+      if (!others.includes(remote) && isReachable(remote)) tellRecovery(turn, remote);
+    }
+  }
+  if (others.length === 0) return { kind: "ok" };
+  turn.command(
+    { kind: "recovery", client },
+    { kind: "online_recovery", call: { ...call, ...NO_SECRETS } },
+    others,
+    Math.max(0, turn.rules.recoveryTimeoutS) + TIMES.reply,
+  );
+  return undefined;
+}
+
+function begin({ node, now }: Turn, by: number): void {
+  node.inRecovery = true;
+  node.recoveryBy = by;
+  node.recoverySeenAt = now;
+  node.recoveryAskedAt = now;
+}
+
+/**
+ * To the node of a new connection: one that starts has not heard that this node recovers a backend, and
+ * one that was lost perhaps not that it does so no longer, for which alone its clients wait.
+ */
+export function tellRecovery(turn: Turn, remote: Remote): void {
+  const { node } = turn;
+  const isUnderWay = node.recoveryBy === turn.self;
+  if (!isUnderWay && !node.recoveryOwed.includes(remote.id)) return;
+  if (isUnderWay && node.recoveryTold.includes(remote.id)) {
+    // Whoever loses sight of this node hangs up, and has let its clients in.
+    doubt(turn, remote);
+    if (isDue(turn, remote)) return;
+  }
+  if (isUnderWay) node.recoveryTold = [...without(node.recoveryTold, remote), remote.id];
+  const owed = without(node.recoveryOwed, remote);
+  node.recoveryOwed = isUnderWay ? [...owed, remote.id] : owed;
+  const name = isUnderWay ? "START_RECOVERY" : "END_RECOVERY";
+  turn.send(remote, {
+    kind: "online_recovery",
+    call: { ...NO_SECRETS, name, flags: 0, nodes: [] },
+  });
+}
+
+/** It may serve clients, and cannot be told. */
+const isOutOfSight = ({ state, lostReason, refusedUs }: Remote): boolean =>
+  state === "LOST" && !(lostReason === "NOT REACHABLE" && refusedUs);
+
+function warnOf(turn: Turn, remote: Remote): void {
+  const message = `"${turn.nameOf(remote)}" is out of sight while a backend is recovered`;
+  turn.log("WARNING", message, "what clients of it write meanwhile, the backend will lack");
+}
+
+/** What this node's recovery has begun with may not hold any more: its end must not count. */
+function doubt(turn: Turn, remote: Remote): void {
+  turn.node.recoveryDoubt ??= turn.nameOf(remote);
+}
+
+/** Whether it has still to say that its clients are gone. */
+const isDue = ({ node }: Turn, { id }: Remote): boolean =>
+  node.commands.some(({ purpose, waiting }) => purpose.kind === "recovery" && waiting.includes(id));
+
+const without = (ids: readonly number[], { id }: Remote): readonly number[] =>
+  ids.filter((each) => each !== id);
+
+// ---------------------------------------------------------------- of another node
+
+/** Another node recovers a backend: no client may come in, and those inside are waited for. */
+export function receiveRecovery(turn: Turn, remote: Remote, call: FunctionCall, id: number): void {
+  const { node, rules } = turn;
+  const reply = (kind: "accept" | "reject" | "error") => turn.send(remote, { kind }, id);
+  if (call.name === "END_RECOVERY") {
+    // Whoever was turned away says so too, and ends nobody else's.
+    if (node.recoveryBy === remote.id) leave(turn);
+    reply("accept");
+    return;
+  }
+  if (call.name !== "START_RECOVERY") {
+    reply("error");
+    return;
+  }
+  if (node.inRecovery) {
+    if (node.recoveryBy !== remote.id) reply("reject");
+    // Its clients are held since it was said first.
+    else if (node.recoveryWait === undefined) reply("accept");
+    else node.recoveryWait = { ...node.recoveryWait, id };
+    return;
+  }
+  turn.log("LOG", `"${turn.nameOf(remote)}" recovers a backend`, "new clients wait");
+  begin(turn, remote.id);
+  const deadline = turn.now + Math.max(0, rules.recoveryTimeoutS) * 1000;
+  node.recoveryWait = { node: remote.id, id, deadline };
+  // Answered when it is told how many clients there are then: some have come since it heard last.
+  turn.act({ kind: "enter_recovery" });
+}
+
+/** Answers a node that waits for our clients to go, once they have or have had their time. */
+export function answerRecovery(turn: Turn): void {
+  const { recoveryWait: wait, clientCount } = turn.node;
+  if (wait === undefined || (clientCount > 0 && turn.now < wait.deadline)) return;
+  turn.node.recoveryWait = undefined;
+  const remote = turn.remote(wait.node);
+  if (remote === undefined) return;
+  turn.send(remote, { kind: clientCount === 0 ? "accept" : "reject" }, wait.id);
+}
+
+function leave(turn: Turn): void {
+  turn.log("LOG", "another node's recovery of a backend is over");
+  turn.node.inRecovery = false;
+  turn.node.recoveryBy = undefined;
+  turn.node.recoveryWait = undefined;
+  turn.act({ kind: "leave_recovery" });
+}
+
+// ---------------------------------------------------------------- what becomes of the others
+
+/** A node is lost; `isGone`: its pgpool has ended, as far as can be known. */
+export function lostInRecovery(turn: Turn, remote: Remote, isGone: boolean): void {
+  const { node } = turn;
+  // Nobody else will say that its recovery is over.
+  if (node.recoveryBy === remote.id) leave(turn);
+  if (node.recoveryBy !== turn.self || !node.recoveryTold.includes(remote.id)) return;
+  // One that says that it goes may still have clients.
+  if (!isGone || isDue(turn, remote)) doubt(turn, remote);
+  node.recoveryTold = without(node.recoveryTold, remote);
+}
+
+/** A node that was lost is back, and was there all the time: its clients may have written. */
+export function foundInRecovery(turn: Turn, remote: Remote): void {
+  if (turn.node.recoveryBy === turn.self) doubt(turn, remote);
+}
+
+/** Its pgpool has been started anew: what was said to the one before, or by it, is void. */
+export function restartedInRecovery(turn: Turn, remote: Remote): void {
+  const { node } = turn;
+  if (node.recoveryBy === remote.id) leave(turn);
+  node.recoveryTold = without(node.recoveryTold, remote);
+}
+
+/**
+ * On every tick. The life check rests meanwhile, and standbys say nothing to each other: so those who
+ * are in it together ask each other how they are, and mind when nothing is heard.
+ */
+export function watchRecovery(turn: Turn): void {
+  const { node, now } = turn;
+  const pause = turn.since(node.recoveryAskedAt);
+  if (!node.inRecovery || pause < TIMES.recoveryAsk * 1000) return;
+  node.recoveryAskedAt = now;
+  // Whoever stood still could hear nobody.
+  if (pause > 3 * TIMES.recoveryAsk * 1000) node.recoverySeenAt = now;
+  const isOurs = node.recoveryBy === turn.self;
+  for (const remote of turn.remotes) {
+    if (isOurs ? !node.recoveryTold.includes(remote.id) : node.recoveryBy !== remote.id) continue;
+    const isSilent = silenceOf(turn, remote) >= TIMES.recoveryDoubt * 1000;
+    if (isOurs && isSilent && !isDue(turn, remote)) doubt(turn, remote);
+    if (isReachable(remote)) turn.send(remote, { kind: "request_info" });
+  }
+}
+
+/** The node that holds this one's clients is not heard of any more: it is longer doubted than waited for. */
+export const isSilentInRecovery = (turn: Turn, remote: Remote): boolean =>
+  turn.node.recoveryBy === remote.id && silenceOf(turn, remote) >= TIMES.recoveryGiveUp * 1000;
+
+const silenceOf = (turn: Turn, { receivedAt }: Remote): number =>
+  turn.since(Math.max(receivedAt, turn.node.recoverySeenAt));
