@@ -7,8 +7,8 @@
  *   interop  build, then the tests with real clients
  *   all      ok, build, Deno's check of the sources, runtime checks, cluster, interop
  *
- * A file of the last two steps that fails among others runs once more, alone, and counts as passed
- * if it passes then. The summary names it: it wants mending (ARCHITECTURE.md, decisions).
+ * A file of the last two steps that fails runs once more, alone, and counts as passed if it passes
+ * then. The summary names it: it wants mending (ARCHITECTURE.md, decisions).
  *
  * With CI=true a skipped test is a failure: there everything must be installed.
  */

@@ -20,13 +20,13 @@ export const failure = (note: string): StepResult => ({
 /** The files of more failures than this are not run again: that is no stroke of chance. */
 const mostUnsteady = 3;
 
-/**
- * The files of a run that deserve a second one, alone: few, and none of those that look for lost
- * or differing rows, whose one failure is a fault whatever a second run says.
- */
+/** What these look for above all is lost or differing rows: one failure is a fault, whatever a second run says. */
+const unforgiving = /consistency|recovery|soak|promote|fuzz|pipelines/;
+
+/** The files of a run that deserve a second one, alone: few, and none of the unforgiving. */
 export function unsteady(first: StepResult): readonly string[] {
   const files = [...first.failing.keys()];
-  const chance = files.length <= mostUnsteady && !files.some((file) => /consistency/.test(file));
+  const chance = files.length <= mostUnsteady && !files.some((file) => unforgiving.test(file));
   return chance ? files : [];
 }
 
