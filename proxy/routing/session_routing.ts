@@ -318,7 +318,8 @@ function noteTransaction(
       markWriting(session, rules, inTransaction, false);
       return;
     case "two_phase":
-      if (!inTransaction) endTransaction(session, rules);
+      // Of a failed transaction PREPARE TRANSACTION is the end.
+      if (!inTransaction || session.failed) endTransaction(session, rules);
       else markWriting(session, rules, inTransaction);
       return;
   }

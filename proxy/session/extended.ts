@@ -817,6 +817,9 @@ export class Extended {
         else if (subject instanceof Prepared) {
           subject.definitions = subject.sentUnder;
           if (subject.facts.statement.kind === "transaction") this.#noteRevived(owed.links);
+          if (subject.facts.statement.kind === "deallocate") {
+            this.names.noteForgotten(subject.facts, owed);
+          }
           if (endsTransaction(subject.facts)) this.#session.cache?.takeUnseen(); // it was that one's
           this.#session.noteDone(owed, subject.facts);
           if (subject === this.#lateBegin) this.#session.noteWrite(owed);

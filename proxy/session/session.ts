@@ -767,8 +767,7 @@ export class Session implements ReplyEvents, Desk, ClientSession {
     switch (owed.kind) {
       case "Query":
         this.router.noteReady(statusLetter(this.#writeLink.status));
-        if (!owed.silent) this.#extended.names.noteForgotten(owed);
-        if (!owed.silent && !owed.failed) this.noteDone(owed, owed.subject as StatementFacts);
+        if (!owed.silent) this.#queryDone(owed, owed.subject as StatementFacts);
         if (owed === this.#lateBegin && !owed.failed) this.noteWrite(owed);
         this.#extended.queryEnded(owed.failed);
         break;
@@ -786,6 +785,11 @@ export class Session implements ReplyEvents, Desk, ClientSession {
     }
     if (this.#writeLink.status === IDLE) this.#transactionEnded(owed);
     else if (owed.subject !== FAILING && this.replies.status() === FAILED) this.#failTogether();
+  }
+
+  #queryDone(owed: Owed, facts: StatementFacts): void {
+    this.#extended.names.noteForgotten(facts, owed);
+    if (!owed.failed) this.noteDone(owed, facts);
   }
 
   #transactionEnded(owed: Owed): void {
