@@ -514,16 +514,14 @@ export class Segments {
   #lacking(pending: readonly Pending[], replica: Replica): Lacking | undefined {
     const messages: Uint8Array[] = [];
     const undo: (() => void)[] = [];
-    for (const { label, statement, forget, done } of pending) {
+    this.#closeLeftovers(replica, messages);
+    for (const { label, statement, forget, done, bytes } of pending) {
       if (forget !== undefined) messages.push(forget);
       if (statement !== undefined && label === "Bind") {
         this.#carry(statement.facts, statement.sql, replica, messages, undo);
       }
-      if (statement?.parse === undefined) continue;
+      if (statement?.parse === undefined || bytes[0] === FRONTEND.Close) continue;
       const isNew = label === "Parse" && done !== undefined;
-      if (isNew && this.#leftovers.get(statement.name)?.delete(replica)) {
-        messages.push(closeOf(statement.name));
-      }
       const isKnown = statement.on.has(replica);
       statement.on.add(replica);
       if (isNew || isKnown) continue;
@@ -531,6 +529,14 @@ export class Segments {
       messages.push(...broughtAnew(statement, statement.parse));
     }
     return lacking(messages, undo);
+  }
+
+  /** Before anything else is asked of this node: DEALLOCATE, too, would find what is no more. */
+  #closeLeftovers(replica: Replica, messages: Uint8Array[]): void {
+    for (const [name, on] of this.#leftovers) {
+      if (on.delete(replica)) messages.push(closeOf(name));
+      if (on.size === 0) this.#leftovers.delete(name);
+    }
   }
 
   /** Nodes that have been spared the Close of a name, and still have what it named. */
@@ -592,6 +598,7 @@ export class Segments {
   carried(facts: StatementFacts, sql: string, replica: Replica): Lacking | undefined {
     const messages: Uint8Array[] = [];
     const undo: (() => void)[] = [];
+    this.#closeLeftovers(replica, messages);
     this.#carry(facts, sql, replica, messages, undo);
     return lacking(messages, undo);
   }

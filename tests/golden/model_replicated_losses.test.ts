@@ -13,6 +13,7 @@ import { alone, chance, isSame, numRuns, Report, seed, timeoutMs, traceOf } from
 import { asides } from "./model_postgres.ts";
 import {
   bind,
+  closeOf,
   copyDone,
   execute,
   functionCall,
@@ -172,6 +173,24 @@ const cases: readonly (readonly [title: string, script: Script, moves: readonly 
       ...runs("s1"),
     ],
     [],
+  ],
+  [
+    "what is closed behind a deadlock is closed on the nodes that were spared both",
+    [
+      ...[parse("s1", "INSERT INTO t VALUES ($1)"), sync],
+      ...[closeOf("S", "s1"), parse("", "UPDATE busy SET n = 1"), ...runs("")],
+      ...[parse("", "DEALLOCATE s1"), ...runs("")],
+    ],
+    [],
+  ],
+  [
+    "what only the node which died has parsed is closed in a failed transaction",
+    [
+      ...[parse("s1", "SELECT 1/0"), sync],
+      ...[query("BEGIN"), execute("missing"), sync],
+      ...[closeOf("S", "s1"), parse("s1", "ROLLBACK"), ...runs("s1")],
+    ],
+    [{ kind: "client", bytes: 26 }, { kind: "node", id: 1, messages: 9 }, dies(1)],
   ],
   [
     "a read that another node has repeated, and that has failed there, is known there",

@@ -91,7 +91,8 @@ export const bind = (portal: string, statement: string, values: readonly string[
   });
 export const execute = (portal: string, rowsMax = 0) =>
   message({ kind: "Execute", portal, rowsMax });
-const closeOf = (target: "S" | "P", name: string) => message({ kind: "Close", target, name });
+export const closeOf = (target: "S" | "P", name: string) =>
+  message({ kind: "Close", target, name });
 export const describeOf = (target: "S" | "P", name: string) =>
   message({ kind: "Describe", target, name });
 export const sync = message({ kind: "Sync" });
