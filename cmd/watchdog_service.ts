@@ -32,6 +32,7 @@ import { LifeCheck } from "../watchdog/life.ts";
 import type { LifecheckNode } from "../watchdog/lifecheck.ts";
 import type { WatchdogTls } from "../watchdog/links.ts";
 import type { Notice, WatchdogRules } from "../watchdog/node.ts";
+import { recoveryDoubt } from "../watchdog/recovery.ts";
 import {
   type Call,
   callOf,
@@ -229,13 +230,13 @@ export class Guard implements Council {
     throw new RecoveryFailed(NOT_TOLD);
   }
 
-  #recoveryDoubt(): string | undefined {
-    const { recoveryDoubt: name } = this.#service.node;
-    if (name === undefined) return undefined;
+  async #recoveryDoubt(): Promise<string | undefined> {
+    if (await this.#announce("CONFIRM_RECOVERY")) return undefined;
+    const name = recoveryDoubt(this.#service.node) ?? "another pgpool";
     return `clients of "${name}" may have written what the recovered backend does not have`;
   }
 
-  async #announce(name: "START_RECOVERY" | "END_RECOVERY"): Promise<boolean> {
+  async #announce(name: "START_RECOVERY" | "CONFIRM_RECOVERY" | "END_RECOVERY"): Promise<boolean> {
     const call = { ...NO_SECRETS, name, flags: 0, nodes: [] };
     return (await this.#service.ask({ kind: "recovery", call })).kind === "ok";
   }

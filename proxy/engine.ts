@@ -487,7 +487,7 @@ export class Engine {
       if (!released) this.slots.open();
       released = true;
     };
-    return { empty: this.slots.busyCount === 0, doubt: () => undefined, release };
+    return { empty: this.slots.busyCount === 0, doubt: () => Promise.resolve(undefined), release };
   }
   #quietings = 0;
 

@@ -7,6 +7,7 @@
 import type { FailoverResult } from "./bodies.ts";
 import type { Command, CommandOutcome, CommandPurpose, Remote } from "./node.ts";
 import { requireReload } from "./peers.ts";
+import { heardOfEnd, recoveryDoubt } from "./recovery.ts";
 import type { Turn } from "./turn.ts";
 import type { ReceivedMessage } from "./wire.ts";
 
@@ -29,7 +30,7 @@ export function takeReply(
   );
   if (command === undefined) return undefined;
   const { purpose } = command;
-  if ("client" in purpose && purpose.kind !== "recovery") {
+  if (purpose.kind === "failover" || purpose.kind === "leader_data") {
     return takeForwarded(turn, command, purpose, message);
   }
   switch (message.kind) {
@@ -45,9 +46,7 @@ export function takeReply(
         replied: [...command.replied, remote.id],
       });
       if (purpose.kind === "beacon") noteBeaconReply(turn, remote, command, message);
-      if (purpose.kind === "recovery" && turn.node.recoveryBy !== turn.self) {
-        turn.node.recoveryOwed = turn.node.recoveryOwed.filter((each) => each !== remote.id);
-      }
+      if (purpose.kind === "recovery" || purpose.kind === "recovery_over") heardOfEnd(turn, remote);
       return "taken";
     default:
       return undefined;
@@ -130,8 +129,9 @@ export function finishForClient(turn: Turn, purpose: ClientPurpose, outcome: Com
   // Whether the question or the answer was lost: it is asked again.
   if (purpose.kind === "leader_data" && outcome.kind === "timeout") turn.notify("sync_backends");
   // Recovery goes on without nodes that died meanwhile; a question to the leader dies with it.
+  const isOver = outcome.kind === "all_replied" || outcome.kind === "nobody_left";
   const isDone =
-    purpose.kind === "recovery" &&
-    (outcome.kind === "all_replied" || outcome.kind === "nobody_left");
+    (purpose.kind === "recovery" && isOver) ||
+    (purpose.kind === "recovery_check" && isOver && recoveryDoubt(turn.node) === undefined);
   turn.answer(purpose.client, { kind: isDone ? "ok" : "bad" });
 }

@@ -106,6 +106,7 @@ function connectionChanged(turn: Turn, event: ConnectionEvent): void {
   switch (event.kind) {
     case "outbound_opened":
       remote.outbound = "open";
+      remote.connectedAt = turn.now;
       remote.refusedUs = false;
       remote.sendFailures = 0;
       turn.send(remote, { kind: "add_node", info: turn.info() });

@@ -62,6 +62,14 @@ export const STRICT_LEASE: Lease = { beaconMs: 1000, leaseMs: 3000, promiseMs: 5
 
 export type LinkState = "closed" | "dialling" | "open";
 
+/** Of one pgpool: its start by this node's clock, no word of its having come late; when it was heard last. */
+export type Life = {
+  readonly startedAt: number;
+  readonly heardAt: number;
+  /** In seconds, as it was told then. */
+  readonly age: number;
+};
+
 /** Another node, as far as this one knows it. */
 export type Remote = NodeSettings & {
   state: StateName;
@@ -74,6 +82,8 @@ export type Remote = NodeSettings & {
   delegateIp: string;
   priority: number;
   startedAt: number | undefined;
+  /** The pgpool that was heard last, which may be started anew; undefined until one has told its age. */
+  life: Life | undefined;
   stateSince: number | undefined;
   quorumStatus: QuorumStatus;
   aliveNodeCount: number;
@@ -81,6 +91,8 @@ export type Remote = NodeSettings & {
   dataVersion: { readonly major: number; readonly minor: number };
   outbound: LinkState;
   inbound: "closed" | "open";
+  /** When the newest connection with it was made. */
+  connectedAt: number;
   dialledAt: number | undefined;
   /** Its host answered our last call, but nobody listens there. */
   refusedUs: boolean;
@@ -110,8 +122,11 @@ export type Command = {
 };
 
 export type CommandPurpose =
-  | { readonly kind: "request_info" | "stand" | "declare" | "join" | "beacon" }
-  | { readonly kind: "failover" | "leader_data" | "recovery"; readonly client: number };
+  | { readonly kind: "request_info" | "stand" | "declare" | "join" | "beacon" | "recovery_over" }
+  | {
+      readonly kind: "failover" | "leader_data" | "recovery" | "recovery_check";
+      readonly client: number;
+    };
 
 export type CommandOutcome =
   | { readonly kind: "all_replied" | "timeout" | "nobody_left" }
@@ -334,6 +349,7 @@ const initialRemote = (settings: NodeSettings, now: number): Remote => ({
   delegateIp: "",
   priority: 0,
   startedAt: undefined,
+  life: undefined,
   stateSince: undefined,
   quorumStatus: 0,
   aliveNodeCount: 0,
@@ -345,6 +361,7 @@ const initialRemote = (settings: NodeSettings, now: number): Remote => ({
   refusedUs: false,
   sendFailures: 0,
   missedBeacons: 0,
+  connectedAt: now,
   receivedAt: now,
   functionSentAt: undefined,
   hasLostUs: false,

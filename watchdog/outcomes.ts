@@ -22,6 +22,7 @@ export function commandFinished(turn: Turn, { command, outcome }: Finished): voi
     case "failover":
     case "leader_data":
     case "recovery":
+    case "recovery_check":
       finishForClient(turn, purpose, outcome);
       return;
     case "request_info":
@@ -35,6 +36,8 @@ export function commandFinished(turn: Turn, { command, outcome }: Finished): voi
       return;
     case "join":
       if (turn.node.state === "STANDBY") joined(turn, outcome);
+      return;
+    case "recovery_over":
       return;
     case "beacon":
       if (turn.node.state === "LEADER") beaconAnswered(turn, command.waiting, outcome);

@@ -14,6 +14,7 @@ import {
   copyInfo,
   endLoading,
   loseRemote,
+  noteAge,
   settleSplitBrain,
 } from "./peers.ts";
 import { configDifferences, consensusTimeoutS } from "./pool_config.ts";
@@ -341,7 +342,7 @@ type BeaconMessage = Extract<ReceivedMessage, { readonly kind: "beacon" }>;
 function copyBeacon(turn: Turn, remote: Remote, { beacon }: BeaconMessage): void {
   remote.state = beacon.state;
   remote.stateSince = turn.now - beacon.stateAge * 1000;
-  remote.startedAt = turn.now - beacon.startupAge * 1000;
+  noteAge(turn, remote, beacon.startupAge);
   remote.quorumStatus = beacon.quorumStatus;
   remote.aliveNodeCount = beacon.aliveNodeCount;
   remote.escalated = beacon.escalated;

@@ -184,19 +184,38 @@ const configured = (turn: Turn, info: NodeInfo, address: string): Remote | undef
 /** Starts are told in whole seconds, and told again a little differently. */
 const SAME_START_MS = 2000;
 
-/** Whether this pgpool started later than the one that was known. */
-const isAnotherLife = ({ startedAt = 0 }: Remote, knownAt: number): boolean =>
-  startedAt - knownAt > SAME_START_MS;
+/** Two clocks run apart by less, and by much less as a rule. */
+const DRIFT_MAX = 0.125;
+
+/**
+ * It has told its age, in seconds. That may be the age of a pgpool which was started anew, and has made a
+ * connection since. A word that comes late makes it look younger, but by no more than that connection is
+ * old; and nobody is younger than he was when he was heard last.
+ */
+export function noteAge(turn: Turn, remote: Remote, age: number): boolean {
+  const { now } = turn;
+  const { life } = remote;
+  const startedAt = now - age * 1000;
+  remote.startedAt = startedAt;
+  const youngerMs = startedAt - (life?.startedAt ?? startedAt);
+  const explainedMs = turn.since(remote.connectedAt) + DRIFT_MAX * turn.since(life?.heardAt);
+  const isAnew =
+    life !== undefined && youngerMs > SAME_START_MS + explainedMs && youngerMs >= life.age * 1000;
+  if (isAnew) restartedInRecovery(turn, remote);
+  const since = isAnew ? startedAt : Math.min(startedAt, life?.startedAt ?? startedAt);
+  remote.life = { startedAt: since, heardAt: now, age };
+  return isAnew;
+}
 
 function greet(turn: Turn, remote: Remote, info: NodeInfo, id: number): void {
   const before = remote.state;
-  const startedAt = remote.startedAt;
-  copyInfo(turn, remote, info);
+  const { startedAt } = remote;
+  remote.connectedAt = turn.now;
+  const isAnew = copyInfo(turn, remote, info);
+  if (before === "LOST" && !isAnew) foundInRecovery(turn, remote);
   if (info.state !== "STANDBY") turn.dropStandby(remote.id);
-  const isAnew = isAnotherLife(remote, startedAt ?? turn.now);
-  if (isAnew) restartedInRecovery(turn, remote);
-  else if (before === "LOST") foundInRecovery(turn, remote);
-  if (isAnew && remote.outbound === "open") {
+  const isAnotherLife = (remote.startedAt ?? 0) - (startedAt ?? turn.now) > SAME_START_MS;
+  if (isAnotherLife && remote.outbound === "open") {
     // What is sent by it would be lost, and the answer to this with it.
     turn.act({ kind: "close_outbound", node: remote.id });
     turn.dial(remote);
@@ -265,7 +284,8 @@ export function answerAdd(turn: Turn, remote: Remote, id: number): void {
 
 // ---------------------------------------------------------------- what they say of themselves
 
-export function copyInfo(turn: Turn, remote: Remote, info: NodeInfo): void {
+/** True when it is a pgpool that was started anew. */
+export function copyInfo(turn: Turn, remote: Remote, info: NodeInfo): boolean {
   const { age } = info;
   remote.state = info.state;
   remote.priority = info.priority;
@@ -275,16 +295,21 @@ export function copyInfo(turn: Turn, remote: Remote, info: NodeInfo): void {
   remote.escalated = info.escalated;
   remote.aliveNodeCount = info.aliveNodeCount;
   remote.quorumStatus = info.quorumStatus;
-  remote.startedAt =
-    age.kind === "ages" ? turn.now - age.startup * 1000 : (remote.startedAt ?? turn.now);
-  remote.stateSince = age.kind === "ages" ? turn.now - age.state * 1000 : undefined;
+  if (age.kind === "ages") {
+    remote.stateSince = turn.now - age.state * 1000;
+    return noteAge(turn, remote, age.startup);
+  }
+  remote.startedAt ??= turn.now;
+  remote.stateSince = undefined;
+  return false;
 }
 
 /** NODE INFO (spec watchdog/states.md 5.1). `id` is that of the packet. */
 export function applyInfo(turn: Turn, remote: Remote, info: NodeInfo, id: number): void {
   const { node } = turn;
   const before = { ...remote };
-  copyInfo(turn, remote, info);
+  const isAnew = copyInfo(turn, remote, info);
+  if (before.state === "LOST" && !isAnew) foundInRecovery(turn, remote);
   if (!isActive(info.state)) {
     // Its last word; what was asked of it is not answered any more. The life check's own word stands.
     const isReported = before.lostReason === "REPORTED BY LIFECHECK" && info.state !== "SHUTDOWN";
@@ -293,7 +318,6 @@ export function applyInfo(turn: Turn, remote: Remote, info: NodeInfo, id: number
     return;
   }
   if (before.state === "LOST") {
-    if (!isAnotherLife(remote, before.startedAt ?? turn.now)) foundInRecovery(turn, remote);
     // The life check's word stands until it takes it back, or the node introduces itself again.
     if (before.lostReason !== "REPORTED BY LIFECHECK") findRemote(turn, remote);
     remote.state = before.lostReason === "REPORTED BY LIFECHECK" ? "LOST" : info.state;

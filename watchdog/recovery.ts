@@ -5,13 +5,14 @@
  * who is held must not be so for ever.
  */
 import { type FunctionCall, NO_SECRETS } from "./bodies.ts";
-import type { Answer, Remote } from "./node.ts";
+import type { Answer, Remote, Watchdog } from "./node.ts";
 import { isReachable, TIMES, type Turn } from "./turn.ts";
 
 // ---------------------------------------------------------------- of this node
 
-/** This node's pgpool recovers a backend, or does no longer. */
+/** This node's pgpool recovers a backend, is about to attach it, or does so no longer. */
 export function askRecovery(turn: Turn, client: number, call: FunctionCall): Answer | undefined {
+  if (call.name === "CONFIRM_RECOVERY") return confirm(turn, client);
   const { node } = turn;
   const others = turn.active();
   if (call.name === "START_RECOVERY") {
@@ -41,6 +42,16 @@ export function askRecovery(turn: Turn, client: number, call: FunctionCall): Ans
   return undefined;
 }
 
+/** Whoever has hung up does not answer any more: what all answer holds when it is asked. */
+function confirm(turn: Turn, client: number): Answer | undefined {
+  const { node } = turn;
+  if (node.recoveryBy !== turn.self || recoveryDoubt(node) !== undefined) return { kind: "bad" };
+  const told = turn.remotes.filter(({ id }) => node.recoveryTold.includes(id));
+  if (told.length === 0) return { kind: "ok" };
+  turn.command({ kind: "recovery_check", client }, { kind: "request_info" }, told, TIMES.reply);
+  return undefined;
+}
+
 function begin({ node, now }: Turn, by: number): void {
   node.inRecovery = true;
   node.recoveryBy = by;
@@ -61,14 +72,21 @@ export function tellRecovery(turn: Turn, remote: Remote): void {
     doubt(turn, remote);
     if (isDue(turn, remote)) return;
   }
-  if (isUnderWay) node.recoveryTold = [...without(node.recoveryTold, remote), remote.id];
-  const owed = without(node.recoveryOwed, remote);
-  node.recoveryOwed = isUnderWay ? [...owed, remote.id] : owed;
-  const name = isUnderWay ? "START_RECOVERY" : "END_RECOVERY";
-  turn.send(remote, {
-    kind: "online_recovery",
-    call: { ...NO_SECRETS, name, flags: 0, nodes: [] },
-  });
+  if (!isUnderWay) {
+    turn.command({ kind: "recovery_over" }, messageOf("END_RECOVERY"), [remote], TIMES.reply);
+    return;
+  }
+  node.recoveryTold = [...without(node.recoveryTold, remote), remote.id];
+  node.recoveryOwed = [...without(node.recoveryOwed, remote), remote.id];
+  turn.send(remote, messageOf("START_RECOVERY"));
+}
+
+const messageOf = (name: "START_RECOVERY" | "END_RECOVERY") =>
+  ({ kind: "online_recovery", call: { ...NO_SECRETS, name, flags: 0, nodes: [] } }) as const;
+
+/** It has said that it knows of the end. */
+export function heardOfEnd({ node, self }: Turn, remote: Remote): void {
+  if (node.recoveryBy !== self) node.recoveryOwed = without(node.recoveryOwed, remote);
 }
 
 /** It may serve clients, and cannot be told. */
@@ -175,20 +193,32 @@ export function watchRecovery(turn: Turn): void {
   const pause = turn.since(node.recoveryAskedAt);
   if (!node.inRecovery || pause < TIMES.recoveryAsk * 1000) return;
   node.recoveryAskedAt = now;
-  // Whoever stood still could hear nobody.
+  // Whoever stood still could hear nobody; after a while nobody hears of him either.
   if (pause > 3 * TIMES.recoveryAsk * 1000) node.recoverySeenAt = now;
+  const wasAway = pause >= TIMES.recoveryDoubt * 1000;
   const isOurs = node.recoveryBy === turn.self;
   for (const remote of turn.remotes) {
     if (isOurs ? !node.recoveryTold.includes(remote.id) : node.recoveryBy !== remote.id) continue;
-    const isSilent = silenceOf(turn, remote) >= TIMES.recoveryDoubt * 1000;
-    if (isOurs && isSilent && !isDue(turn, remote)) doubt(turn, remote);
+    const isSilent = silenceOf(node, remote, now) >= TIMES.recoveryDoubt * 1000;
+    if (isOurs && (wasAway || (isSilent && !isDue(turn, remote)))) doubt(turn, remote);
     if (isReachable(remote)) turn.send(remote, { kind: "request_info" });
   }
 }
 
-/** The node that holds this one's clients is not heard of any more: it is longer doubted than waited for. */
-export const isSilentInRecovery = (turn: Turn, remote: Remote): boolean =>
-  turn.node.recoveryBy === remote.id && silenceOf(turn, remote) >= TIMES.recoveryGiveUp * 1000;
+/** The node that holds this one's clients is not heard of any more. */
+export const isSilentInRecovery = ({ node, now }: Turn, remote: Remote): boolean =>
+  node.recoveryBy === remote.id && silenceOf(node, remote, now) >= TIMES.recoveryGiveUp * 1000;
 
-const silenceOf = (turn: Turn, { receivedAt }: Remote): number =>
-  turn.since(Math.max(receivedAt, turn.node.recoverySeenAt));
+type Heard = Pick<Remote, "receivedAt">;
+
+const silenceOf = (node: Pick<Watchdog, "recoverySeenAt">, { receivedAt }: Heard, now: number) =>
+  now - Math.max(receivedAt, node.recoverySeenAt);
+
+/** The name of a node whose clients may have come in since this node's recovery began. */
+export function recoveryDoubt(node: Watchdog): string | undefined {
+  if (node.recoveryDoubt !== undefined) return node.recoveryDoubt;
+  const cutOff = node.remotes.find(
+    (remote) => node.recoveryTold.includes(remote.id) && !isReachable(remote),
+  );
+  return cutOff && (cutOff.nodeName || cutOff.hostname);
+}

@@ -37,8 +37,8 @@ export interface ClusterControl {
 /** Clients wait until it is released; empty: all that were there have left. */
 export type Quiet = {
   readonly empty: boolean;
-  /** Why some may have come in elsewhere all the same, if they may. */
-  doubt(): string | undefined;
+  /** Why some may have come in elsewhere all the same, if they may; asks them. */
+  doubt(): Promise<string | undefined>;
   release(): void;
 };
 

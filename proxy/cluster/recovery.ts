@@ -128,17 +128,12 @@ export class OnlineRecovery {
         await this.#startServer(source, plan);
       });
       await this.#untilServing(plan, end);
-      const doubt = quiet?.doubt();
+      const doubt = await quiet?.doubt();
       if (doubt !== undefined) {
         throw new RecoveryFailed("node recovery failed, another pgpool was lost meanwhile", doubt);
       }
       const result = await hold?.attach(plan.node);
       if (result?.kind === "refused") throw new RecoveryFailed(result.why, result.detail);
-      const late = quiet?.doubt();
-      if (late !== undefined) {
-        const message = `another pgpool was lost while node ${plan.node} was attached`;
-        log.write("WARNING", message, { detail: late });
-      }
     } finally {
       hold?.release();
       quiet?.release();

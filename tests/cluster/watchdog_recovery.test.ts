@@ -6,7 +6,7 @@ import { expect } from "bun:test";
 import { existsSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { contentsOf } from "./contents.ts";
-import { Load, statuses } from "./failover_stage.ts";
+import { Load, script, statuses } from "./failover_stage.ts";
 import {
   eventually,
   freePort,
@@ -122,6 +122,8 @@ for (const fate of ["stands still", "dies"] as const) {
       await using scope = new Scope();
       const source = await Postgres.create(scope);
       const { port, data, gate, discard } = await prepare(scope, source);
+      const attaching = new Gate(scope.makeDir("attaching"));
+      attaching.shut();
       const cluster = await WatchdogCluster.create(scope, {
         backends: [source, { host: "127.0.0.1", port }],
         config: {
@@ -133,6 +135,7 @@ for (const fate of ["stands still", "dies"] as const) {
           recovery_timeout: 30,
           client_idle_limit_in_recovery: -1,
           wd_lifecheck_method: "external",
+          failback_command: script(scope, "failback", attaching.script).path,
         },
         configOf: (id) => ({ wd_priority: 3 - id }),
       });
@@ -205,8 +208,11 @@ for (const fate of ["stands still", "dies"] as const) {
           const ends = () =>
             late.log().split("another node's recovery of a backend is over").length;
           const endsBefore = ends();
-          late.signal("SIGSTOP");
           gate.open();
+          // All have been asked for the last time whether they hold their clients.
+          await attaching.untilReached();
+          late.signal("SIGSTOP");
+          attaching.open();
           expect(await recovering).toMatchObject({ code: 0, stderr: "" });
           // It hears of the end, and its leader does not say yet what has joined.
           if (fate === "dies") await cluster.pgpool(leader).kill();
@@ -231,6 +237,7 @@ for (const fate of ["stands still", "dies"] as const) {
           await writeOn([0, 1, 2]);
         } finally {
           gate.open();
+          attaching.open();
           for (const load of loads) await load.stop();
         }
         expect(await contentsAt(port)).toEqual(await contentsAt(source.port));

@@ -86,6 +86,7 @@ export function nodeIn({
       nodeName: `h${remote.id}:9999 Linux n${remote.id}`,
       priority: 3 - remote.id,
       startedAt: START - 100_000,
+      life: { startedAt: START - 100_000, heardAt: START, age: 100 },
       stateSince: START - 10_000,
       outbound: "open",
       dialledAt: START,

@@ -105,7 +105,6 @@ describe("online recovery", () => {
     expect(played.reply(0, { kind: "accept" })).toEqual(["#9 ok"]);
     expect(played.on({ kind: "outbound_opened", node: 2 })).toContain("2<online_recovery");
     expect(played.on(ours("END_RECOVERY"))).toEqual(["2<online_recovery", "0<online_recovery"]);
-    expect(played.on({ kind: "outbound_opened", node: 2 })).not.toContain("2<online_recovery");
     const late = new Played(nodeIn({ state: "LOADING" }));
     expect(late.packet(2, start, 5)).toEqual(["enter_recovery"]);
     expect(late.on(clients(0))).toEqual(["2<accept"]);
@@ -212,7 +211,7 @@ describe("online recovery", () => {
         played.wait(5);
       }
       expect(played.node.recoveryDoubt).toBeUndefined();
-      played.now += 60_000;
+      played.now += 20_000;
       for (let i = 0; i < 4; i++) {
         played.info(0, "LEADER");
         played.wait(5);
@@ -221,6 +220,31 @@ describe("online recovery", () => {
       played.info(0, "LEADER");
       played.wait(6);
       expect(played.node.recoveryDoubt).toBe(name);
+    });
+
+    test("when this one was away for so long that others may have given it up", () => {
+      const played = begun();
+      played.now += 26_000;
+      played.wait(1);
+      expect(played.node.recoveryDoubt).toBe("h0:9999 Linux n0");
+    });
+
+    test("at the end, when a node cannot be reached, or does not answer any more", () => {
+      const confirm = ours("CONFIRM_RECOVERY");
+      const sound = begun();
+      expect(sound.on(confirm)).toEqual(["0<request_info", "2<request_info"]);
+      expect(sound.reply(0, { kind: "node_info", info: infoOf(0, "LEADER") })).toEqual([]);
+      expect(sound.reply(2, { kind: "node_info", info: infoOf(2, "STANDBY") })).toEqual(["#9 ok"]);
+      const silent = begun();
+      silent.on(confirm);
+      silent.reply(0, { kind: "node_info", info: infoOf(0, "LEADER") });
+      expect(silent.wait(5)).toContain("#9 bad");
+      const cut = begun();
+      cut.on(confirm);
+      cut.reply(0, { kind: "node_info", info: infoOf(0, "LEADER") });
+      expect(cut.on({ kind: "lifecheck", node: 2, alive: false })).toContain("#9 bad");
+      expect(cut.on(confirm)).toEqual(["#9 bad"]);
+      expect(standby().on(confirm)).toEqual(["#9 bad"]);
     });
   });
 
@@ -242,6 +266,7 @@ describe("online recovery", () => {
   test("is over when the pgpool that recovers has been started anew, though nobody saw it end", () => {
     const played = standby();
     played.packet(2, start);
+    played.now += 2000;
     const info = infoOf(2, "LOADING", { age: { kind: "ages", startup: 1, state: 0 } });
     const message = { kind: "add_node", info } as const;
     const words = played.on({ kind: "stranger", connection: 5, address: "h2", id: 3, message });

@@ -1,8 +1,8 @@
 /**
  * Watchdog clusters of three to five nodes in a world that is played, three minutes of trouble each:
  * links cut in one direction or both, lost, doubled and reordered messages, slow links, paused and
- * crashed processes and hosts, restarts, clocks that run apart, backends that fail. `SIM_SEED=n
- * SIM_RUNS=1000` plays others; a failure prints its seed and the story that led to it.
+ * crashed processes and hosts, restarts, clocks that run apart, backends that fail and are recovered.
+ * `SIM_SEED=n SIM_RUNS=1000` plays others; a failure prints its seed and the story that led to it.
  */
 import { describe, expect, test } from "bun:test";
 import { type Lease, STRICT_LEASE } from "../../../watchdog/node.ts";
@@ -63,6 +63,13 @@ describe("the invariants are looked at", () => {
       return play(options).failure?.includes("lead with a quorum") === true;
     });
     expect(broken).toBeDefined();
+  });
+
+  test("backends are recovered in it, and recoveries doubted", () => {
+    const options = { lease: undefined, overlapMaxMs: OVERLAP_MAX_MS, agreeWithinMs: 60_000 };
+    const played = Array.from({ length: 20 }, (_, at) => play({ ...options, seed: at + 1 }));
+    expect(played.some(({ recovered }) => recovered > 0)).toBe(true);
+    expect(played.some(({ doubted }) => doubted > 0)).toBe(true);
   });
 
   test("the same seed is the same story", () => {

@@ -11,6 +11,9 @@ const ROUGH: Weather = { delayMs: 40, loss: 0.02, duplication: 0.1, reordering: 
 const SLOW: Weather = { delayMs: 600, loss: 0, duplication: 0, reordering: 0 };
 const WEATHERS = [CALM, CALM, SLOW, ROUGH];
 
+/** After this the last recovery is over, and nobody is held by it any more. */
+const HELD_MAX_MS = 180_000;
+
 export type RunOptions = {
   readonly seed: number;
   readonly lease: Lease | undefined;
@@ -25,6 +28,9 @@ export type RunResult = {
   readonly agreedAfterMs: number;
   readonly longestOverlapMs: number;
   readonly executions: number;
+  /** Backends that were recovered, and recoveries that were doubted. */
+  readonly recovered: number;
+  readonly doubted: number;
 };
 
 export function play(options: RunOptions): RunResult {
@@ -57,6 +63,9 @@ export function play(options: RunOptions): RunResult {
     world.time.run(world.time.now + 45_000, check);
     const why = disagreement(world);
     if (why !== undefined) throw new Error(`agreement did not last: ${why}`);
+    world.time.run(world.time.now + HELD_MAX_MS, check);
+    const held = world.hosts.filter(({ isHeld }) => isHeld).map(({ id }) => `n${id}`);
+    if (held.length > 0) throw new Error(`held for ever: ${held.join(" ")}`);
   });
   return {
     failure,
@@ -64,6 +73,8 @@ export function play(options: RunOptions): RunResult {
     agreedAfterMs,
     longestOverlapMs: invariants.longestOverlapMs,
     executions: world.executions.length,
+    recovered: world.recovered.length,
+    doubted: world.doubted,
   };
 }
 
@@ -92,6 +103,8 @@ function befall(world: World, random: () => number): void {
     () => goOn(world),
     () => change(world, WEATHERS[Math.floor(random() * WEATHERS.length)] ?? CALM),
     () => toggleBackend(world, Math.floor(random() * 2)),
+    () => world.recover(any(), 2000 + random() * 60_000),
+    () => world.recover(any(), 2000 + random() * 60_000),
   ];
   kinds[Math.floor(random() * kinds.length)]?.();
 }

@@ -76,6 +76,19 @@ type Host = {
   /** The last question about the leader's backends, and the last that was answered. */
   syncOrder: number;
   syncedOrder: number;
+  /** Its clients wait, as another recovers a backend. */
+  isHeld: boolean;
+  recovery: Recovery | undefined;
+};
+
+/** A backend is copied while nobody writes. */
+export type Recovery = {
+  /** Undefined until all have said that their clients are gone. */
+  since: number | undefined;
+  /** Who was held by it then, or has been since, and in which life. */
+  readonly held: Map<number, number>;
+  /** Since when one of these lets its clients write again. */
+  readonly writers: Map<number, number>;
 };
 
 export type Execution = {
@@ -99,6 +112,9 @@ export class World {
   readonly backendsUp: boolean[];
   readonly executions: Execution[] = [];
   readonly story: string[] = [];
+  /** Recoveries that ended undoubted: who wrote meanwhile, and since when. */
+  readonly recovered: { readonly by: number; readonly writers: Recovery["writers"] }[] = [];
+  doubted = 0;
   /** Who asked for a backend to be detached. */
   readonly requests: {
     readonly at: number;
@@ -167,6 +183,8 @@ export class World {
       vipOrder: 0,
       syncOrder: 0,
       syncedOrder: 0,
+      isHeld: false,
+      recovery: undefined,
     };
   }
 
@@ -214,6 +232,8 @@ export class World {
     host.isUnplugged = silently;
     host.vip = false;
     host.vipOrder++;
+    host.isHeld = false;
+    host.recovery = undefined;
     for (const links of [host.outbound, host.inbound]) {
       for (const connection of links.values()) {
         if (silently) connection.open[id] = false;
@@ -335,7 +355,11 @@ export class World {
       case "reload":
       case "rotate_log":
       case "enter_recovery":
+        return void this.#hold(host);
       case "leave_recovery":
+        host.isHeld = false;
+        this.tell(`n${host.id} lets its clients in`);
+        return;
       case "log":
     }
   }
@@ -461,6 +485,71 @@ export class World {
     });
   }
 
+  // ---------------------------------------------------------------- online recovery
+
+  /** Its clients take their time to leave. */
+  #hold(host: Host): void {
+    host.isHeld = true;
+    this.tell(`n${host.id} holds its clients for n${host.node?.recoveryBy}`);
+    const { life } = host;
+    this.#happen(host, { kind: "client_count", count: 1 });
+    this.time.after(3000 * this.random(), () =>
+      this.#in(host, life, () => this.#happen(host, { kind: "client_count", count: 0 })),
+    );
+  }
+
+  /** An operator has it recover a backend. */
+  recover(id: number, copyMs: number): void {
+    const host = this.hostOf(id);
+    if (host.node === undefined || host.paused || host.recovery !== undefined) return;
+    this.tell(`n${id} recovers a backend`);
+    const recovery: Recovery = { since: undefined, held: new Map(), writers: new Map() };
+    host.recovery = recovery;
+    const { life } = host;
+    const end = () => {
+      host.recovery = undefined;
+      this.#ask(host, { kind: "recovery", call: recoveryCall("END_RECOVERY") }, () => {});
+    };
+    this.#ask(host, { kind: "recovery", call: recoveryCall("START_RECOVERY") }, (answer) => {
+      if (answer.kind !== "ok") {
+        this.tell(`n${id} cannot: ${answer.kind}`);
+        end();
+        return;
+      }
+      this.tell(`n${id} copies it`);
+      recovery.since = this.time.now;
+      this.lookAtWriters();
+      this.time.after(copyMs, () =>
+        this.#in(host, life, () => {
+          const call = recoveryCall("CONFIRM_RECOVERY");
+          this.#ask(host, { kind: "recovery", call }, ({ kind }) => {
+            const isSound = kind === "ok" && mayAttach(host);
+            this.tell(`n${id} has copied it, ${isSound ? "and attaches it" : "in doubt"}`);
+            if (isSound) this.recovered.push({ by: id, writers: recovery.writers });
+            else this.doubted++;
+            end();
+          });
+        }),
+      );
+    });
+  }
+
+  /** Who was held by a recovery that is under way, and lets its clients write again. */
+  lookAtWriters(): void {
+    for (const { node, recovery, id } of this.hosts) {
+      if (node === undefined || recovery?.since === undefined) continue;
+      for (const other of this.hosts) {
+        if (other.id === id || other.node === undefined) continue;
+        const isTold = node.recoveryTold.includes(other.id);
+        if (isTold && other.isHeld && other.node.recoveryBy === id) {
+          recovery.held.set(other.id, other.life);
+        } else if (!other.isHeld && !other.paused && recovery.held.get(other.id) === other.life) {
+          if (!recovery.writers.has(other.id)) recovery.writers.set(other.id, this.time.now);
+        }
+      }
+    }
+  }
+
   // ---------------------------------------------------------------- life checks
 
   #heartbeat(host: Host): void {
@@ -475,7 +564,7 @@ export class World {
 
   #lifecheck(host: Host): void {
     // As the original, it begins when everybody has been heard once.
-    if (host.heard.size < this.hosts.length - 1) return;
+    if (host.heard.size < this.hosts.length - 1 || host.node?.inRecovery === true) return;
     for (const [id, at] of host.heard) {
       const isDead = this.#clock(host) - at > DEAD_MS;
       if (isDead === host.reported.has(id)) continue;
@@ -661,6 +750,17 @@ export class World {
     );
   }
 }
+
+/** Else a vote on it finds nobody. */
+const mayAttach = ({ node }: Host): boolean =>
+  node?.state === "STANDBY" || (node?.state === "LEADER" && node.quorum >= 0);
+
+const recoveryCall = (name: `${"START" | "CONFIRM" | "END"}_RECOVERY`) => ({
+  ...NO_SECRETS,
+  name,
+  flags: 0,
+  nodes: [],
+});
 
 type AskCommand = Extract<WatchdogEvent, { readonly kind: "ask" }>["command"];
 const askEvent = (client: number, command: AskCommand): WatchdogEvent => ({
