@@ -92,6 +92,7 @@ export class Guard implements Council {
   #told = "";
   #isMoving = false;
   #isSearched = false;
+  #isStopped = false;
 
   /** @throws ConfigError for what cannot work */
   constructor(options: GuardOptions) {
@@ -186,7 +187,9 @@ export class Guard implements Council {
 
   async stop(): Promise<void> {
     // Nobody would say any more that the others' recovery is over.
-    if (this.#recovery !== undefined) this.#guarded?.engine.turnAway();
+    this.#isStopped = true;
+    const { engine } = this.#guarded ?? {};
+    if (engine?.slots.isShut === true) engine.turnAway();
     this.#life?.stop();
     this.#heartbeats?.stop();
     await this.#service.stop();
@@ -260,7 +263,9 @@ export class Guard implements Council {
   /** A client that came in before it is known what has joined meanwhile would write past it. */
   async #letIn(quiet: Quiet): Promise<void> {
     const { recovery_timeout: seconds } = this.#options.config();
-    if (!(await this.#learnBackends(seconds * 1000))) {
+    const isLearned = await this.#learnBackends(seconds * 1000);
+    if (this.#isStopped) return; // and so is this pgpool
+    if (!isLearned) {
       this.#log.write("WARNING", "no leader has said which backends are attached", {
         detail: `clients waited for that for recovery_timeout (${seconds} seconds), and are let in`,
       });
@@ -412,7 +417,7 @@ export class Guard implements Council {
       this.#sync();
       await this.#synced();
       if (this.#tookOver > asked) return true;
-      if (performance.now() >= end) return false;
+      if (this.#isStopped || performance.now() >= end) return false;
       // A leader that was lost has no successor yet.
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     }

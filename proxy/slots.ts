@@ -59,6 +59,11 @@ export class Slots {
     return this.all.length - this.#free.length;
   }
 
+  /** Clients wait, however many places are free. */
+  get isShut(): boolean {
+    return this.#shut > 0;
+  }
+
   get waitingCount(): number {
     return this.#waiting.size;
   }

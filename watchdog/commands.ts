@@ -130,8 +130,8 @@ export function finishForClient(turn: Turn, purpose: ClientPurpose, outcome: Com
   if (purpose.kind === "leader_data" && outcome.kind === "timeout") turn.notify("sync_backends");
   // Recovery goes on without nodes that died meanwhile; a question to the leader dies with it.
   const isOver = outcome.kind === "all_replied" || outcome.kind === "nobody_left";
-  const isDone =
-    (purpose.kind === "recovery" && isOver) ||
-    (purpose.kind === "recovery_check" && isOver && recoveryDoubt(turn.node) === undefined);
+  const isRecovery = purpose.kind === "recovery" || purpose.kind === "recovery_check";
+  const isDoubted = turn.node.recoveryBy === turn.self && recoveryDoubt(turn.node) !== undefined;
+  const isDone = isRecovery && isOver && !isDoubted;
   turn.answer(purpose.client, { kind: isDone ? "ok" : "bad" });
 }

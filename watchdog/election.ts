@@ -10,7 +10,7 @@ import type { Remote, Watchdog, WatchdogEffect, WatchdogEvent, WatchdogRules } f
 import { sendBeacon, settleCommands } from "./outcomes.ts";
 import { receive, receivePostponed } from "./packets.ts";
 import { admit, loseRemote, resync, watchRemotes } from "./peers.ts";
-import { answerRecovery, tellRecovery, watchRecovery } from "./recovery.ts";
+import { answerRecovery, tellRecovery, wakeInRecovery, watchRecovery } from "./recovery.ts";
 import { isActive, type StateName } from "./states.ts";
 import { TIMES, Turn } from "./turn.ts";
 
@@ -166,6 +166,7 @@ function stop(turn: Turn): void {
 
 function tick(turn: Turn): void {
   const { node } = turn;
+  wakeInRecovery(turn);
   settleCommands(turn);
   if (node.timerAt !== undefined && turn.now >= node.timerAt) {
     node.timerAt = undefined;

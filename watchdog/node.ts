@@ -187,6 +187,8 @@ export type WatchdogNode = {
   recoveryWait: RecoveryWait | undefined;
   /** Who was told that this node recovers a backend, and has not said that it heard of the end. */
   recoveryOwed: readonly number[];
+  /** Who was told at once that this node recovers a backend, or right after it was started. */
+  recoverySound: readonly number[];
   /** Who was told that this node recovers a backend, and is not known to have ended since. */
   recoveryTold: readonly number[];
   /** Whose clients may have come in all the same: that node's name. */
@@ -330,6 +332,7 @@ export function initialWatchdog(rules: WatchdogRules, now: number): Watchdog {
     recoveryBy: undefined,
     recoveryWait: undefined,
     recoveryOwed: [],
+    recoverySound: [],
     recoveryTold: [],
     recoveryDoubt: undefined,
     recoverySeenAt: now,

@@ -8,10 +8,11 @@ import type { NodeInfo } from "./bodies.ts";
 import type { Remote } from "./node.ts";
 import { compareLeaders, type LeaderClaim } from "./quorum.ts";
 import {
-  foundInRecovery,
+  agedInRecovery,
   isSilentInRecovery,
   lostInRecovery,
   restartedInRecovery,
+  warnNewcomer,
 } from "./recovery.ts";
 import { isActive, type LostReason, type StateName, stateNumber } from "./states.ts";
 import { isReachable, MISSES_MAX, TIMES, type Turn } from "./turn.ts";
@@ -189,10 +190,10 @@ const DRIFT_MAX = 0.125;
 
 /**
  * It has told its age, in seconds. That may be the age of a pgpool which was started anew, and has made a
- * connection since. A word that comes late makes it look younger, but by no more than that connection is
- * old; and nobody is younger than he was when he was heard last.
+ * connection since. A word that comes late makes it look younger, but as a rule by no more than that
+ * connection is old; and nobody is younger than he was when he was heard last.
  */
-export function noteAge(turn: Turn, remote: Remote, age: number): boolean {
+export function noteAge(turn: Turn, remote: Remote, age: number): void {
   const { now } = turn;
   const { life } = remote;
   const startedAt = now - age * 1000;
@@ -202,17 +203,16 @@ export function noteAge(turn: Turn, remote: Remote, age: number): boolean {
   const isAnew =
     life !== undefined && youngerMs > SAME_START_MS + explainedMs && youngerMs >= life.age * 1000;
   if (isAnew) restartedInRecovery(turn, remote);
+  agedInRecovery(turn, remote, age);
   const since = isAnew ? startedAt : Math.min(startedAt, life?.startedAt ?? startedAt);
   remote.life = { startedAt: since, heardAt: now, age };
-  return isAnew;
 }
 
 function greet(turn: Turn, remote: Remote, info: NodeInfo, id: number): void {
   const before = remote.state;
   const { startedAt } = remote;
   remote.connectedAt = turn.now;
-  const isAnew = copyInfo(turn, remote, info);
-  if (before === "LOST" && !isAnew) foundInRecovery(turn, remote);
+  copyInfo(turn, remote, info);
   if (info.state !== "STANDBY") turn.dropStandby(remote.id);
   const isAnotherLife = (remote.startedAt ?? 0) - (startedAt ?? turn.now) > SAME_START_MS;
   if (isAnotherLife && remote.outbound === "open") {
@@ -227,6 +227,7 @@ function greet(turn: Turn, remote: Remote, info: NodeInfo, id: number): void {
   remote.receivedAt = turn.now;
   remote.sendFailures = 0;
   remote.membership = "MEMBER";
+  warnNewcomer(turn, remote);
   // 4.3.5 answers only nodes it had given up. A leader shows itself to newcomers as well; from others
   // an answer would do harm: whoever hears of some, and not of the leader, stands for leader himself.
   if (before === "SHUTDOWN") {
@@ -284,8 +285,7 @@ export function answerAdd(turn: Turn, remote: Remote, id: number): void {
 
 // ---------------------------------------------------------------- what they say of themselves
 
-/** True when it is a pgpool that was started anew. */
-export function copyInfo(turn: Turn, remote: Remote, info: NodeInfo): boolean {
+export function copyInfo(turn: Turn, remote: Remote, info: NodeInfo): void {
   const { age } = info;
   remote.state = info.state;
   remote.priority = info.priority;
@@ -297,19 +297,19 @@ export function copyInfo(turn: Turn, remote: Remote, info: NodeInfo): boolean {
   remote.quorumStatus = info.quorumStatus;
   if (age.kind === "ages") {
     remote.stateSince = turn.now - age.state * 1000;
-    return noteAge(turn, remote, age.startup);
+    noteAge(turn, remote, age.startup);
+    return;
   }
   remote.startedAt ??= turn.now;
   remote.stateSince = undefined;
-  return false;
+  agedInRecovery(turn, remote, undefined);
 }
 
 /** NODE INFO (spec watchdog/states.md 5.1). `id` is that of the packet. */
 export function applyInfo(turn: Turn, remote: Remote, info: NodeInfo, id: number): void {
   const { node } = turn;
   const before = { ...remote };
-  const isAnew = copyInfo(turn, remote, info);
-  if (before.state === "LOST" && !isAnew) foundInRecovery(turn, remote);
+  copyInfo(turn, remote, info);
   if (!isActive(info.state)) {
     // Its last word; what was asked of it is not answered any more. The life check's own word stands.
     const isReported = before.lostReason === "REPORTED BY LIFECHECK" && info.state !== "SHUTDOWN";

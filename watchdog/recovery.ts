@@ -15,12 +15,14 @@ export function askRecovery(turn: Turn, client: number, call: FunctionCall): Ans
   if (call.name === "CONFIRM_RECOVERY") return confirm(turn, client);
   const { node } = turn;
   const others = turn.active();
+  if (call.name !== "START_RECOVERY" && call.name !== "END_RECOVERY") return { kind: "bad" };
   if (call.name === "START_RECOVERY") {
     if (node.state !== "STANDBY" && node.state !== "LEADER") return { kind: "in_transition" };
     if (node.inRecovery) return { kind: "bad" }; // another's, or one of ours
     begin(turn, turn.self);
     node.recoveryDoubt = undefined;
-    node.recoveryTold = others.map(({ id }) => id);
+    node.recoverySound = others.map(({ id }) => id);
+    node.recoveryTold = node.recoverySound;
     node.recoveryOwed = [...new Set([...node.recoveryOwed, ...node.recoveryTold])];
     for (const remote of turn.remotes) if (isOutOfSight(remote)) warnOf(turn, remote);
   } else {
@@ -81,8 +83,24 @@ export function tellRecovery(turn: Turn, remote: Remote): void {
   turn.send(remote, messageOf("START_RECOVERY"));
 }
 
+/** To a newcomer whose own connection is all there is so far; `tellRecovery` follows with ours. */
+export function warnNewcomer(turn: Turn, remote: Remote): void {
+  if (turn.node.recoveryBy !== turn.self || remote.outbound === "open") return;
+  turn.send(remote, messageOf("START_RECOVERY"));
+}
+
 const messageOf = (name: "START_RECOVERY" | "END_RECOVERY") =>
   ({ kind: "online_recovery", call: { ...NO_SECRETS, name, flags: 0, nodes: [] } }) as const;
+
+/**
+ * An answer that nobody waits for, perhaps to a beginning that came late, by another connection than the
+ * end: then the end must be said once more.
+ */
+export function answeredLate(turn: Turn, remote: Remote): void {
+  const { node } = turn;
+  if (node.recoveryBy === turn.self || !node.recoveryTold.includes(remote.id)) return;
+  node.recoveryOwed = [...without(node.recoveryOwed, remote), remote.id];
+}
 
 /** It has said that it knows of the end. */
 export function heardOfEnd({ node, self }: Turn, remote: Remote): void {
@@ -90,12 +108,16 @@ export function heardOfEnd({ node, self }: Turn, remote: Remote): void {
 }
 
 /** It may serve clients, and cannot be told. */
-const isOutOfSight = ({ state, lostReason, refusedUs }: Remote): boolean =>
-  state === "LOST" && !(lostReason === "NOT REACHABLE" && refusedUs);
+const isOutOfSight = ({ state, refusedUs }: Remote): boolean =>
+  (state === "LOST" || state === "DEAD") && !refusedUs;
 
 function warnOf(turn: Turn, remote: Remote): void {
   const message = `"${turn.nameOf(remote)}" is out of sight while a backend is recovered`;
-  turn.log("WARNING", message, "what clients of it write meanwhile, the backend will lack");
+  turn.log(
+    "WARNING",
+    message,
+    "what clients of it, if it has any, write meanwhile the backend will lack",
+  );
 }
 
 /** What this node's recovery has begun with may not hold any more: its end must not count. */
@@ -114,7 +136,7 @@ const without = (ids: readonly number[], { id }: Remote): readonly number[] =>
 
 /** Another node recovers a backend: no client may come in, and those inside are waited for. */
 export function receiveRecovery(turn: Turn, remote: Remote, call: FunctionCall, id: number): void {
-  const { node, rules } = turn;
+  const { node } = turn;
   const reply = (kind: "accept" | "reject" | "error") => turn.send(remote, { kind }, id);
   if (call.name === "END_RECOVERY") {
     // Whoever was turned away says so too, and ends nobody else's.
@@ -127,14 +149,20 @@ export function receiveRecovery(turn: Turn, remote: Remote, call: FunctionCall, 
     return;
   }
   if (node.inRecovery) {
-    if (node.recoveryBy !== remote.id) reply("reject");
-    // Its clients are held since it was said first.
-    else if (node.recoveryWait === undefined) reply("accept");
-    else node.recoveryWait = { ...node.recoveryWait, id };
+    // Said once more, by a new connection: its clients are held, and may all be gone.
+    const isHeld = node.recoveryBy === remote.id;
+    if (!isHeld) reply("reject");
+    else if (node.recoveryWait === undefined && node.clientCount === 0) reply("accept");
+    else waitForClients(turn, remote, id);
     return;
   }
   turn.log("LOG", `"${turn.nameOf(remote)}" recovers a backend`, "new clients wait");
   begin(turn, remote.id);
+  waitForClients(turn, remote, id);
+}
+
+function waitForClients(turn: Turn, remote: Remote, id: number): void {
+  const { node, rules } = turn;
   const deadline = turn.now + Math.max(0, rules.recoveryTimeoutS) * 1000;
   node.recoveryWait = { node: remote.id, id, deadline };
   // Answered when it is told how many clients there are then: some have come since it heard last.
@@ -169,19 +197,39 @@ export function lostInRecovery(turn: Turn, remote: Remote, isGone: boolean): voi
   if (node.recoveryBy !== turn.self || !node.recoveryTold.includes(remote.id)) return;
   // One that says that it goes may still have clients.
   if (!isGone || isDue(turn, remote)) doubt(turn, remote);
-  node.recoveryTold = without(node.recoveryTold, remote);
+  forget(turn, remote);
 }
 
-/** A node that was lost is back, and was there all the time: its clients may have written. */
-export function foundInRecovery(turn: Turn, remote: Remote): void {
-  if (turn.node.recoveryBy === turn.self) doubt(turn, remote);
+function forget({ node }: Turn, remote: Remote): void {
+  node.recoveryTold = without(node.recoveryTold, remote);
+  node.recoverySound = without(node.recoverySound, remote);
+}
+
+/** Its age in seconds, if it tells it. Who was not told at once must be too young to have served anybody. */
+export function agedInRecovery(turn: Turn, remote: Remote, age: number | undefined): void {
+  const { node } = turn;
+  if (node.recoveryBy !== turn.self || node.recoverySound.includes(remote.id)) return;
+  if (age === undefined || age > TIMES.recoveryNewborn) doubt(turn, remote);
+  else node.recoverySound = [...node.recoverySound, remote.id];
 }
 
 /** Its pgpool has been started anew: what was said to the one before, or by it, is void. */
 export function restartedInRecovery(turn: Turn, remote: Remote): void {
   const { node } = turn;
   if (node.recoveryBy === remote.id) leave(turn);
-  node.recoveryTold = without(node.recoveryTold, remote);
+  forget(turn, remote);
+  node.commands = node.commands.map((command) =>
+    command.purpose.kind === "recovery"
+      ? { ...command, waiting: without(command.waiting, remote) }
+      : command,
+  );
+}
+
+/** Whoever stood still could hear nobody. Before anything else on a tick. */
+export function wakeInRecovery(turn: Turn): void {
+  const { node } = turn;
+  const pauseMs = turn.since(node.recoveryAskedAt);
+  if (node.inRecovery && pauseMs > 3 * TIMES.recoveryAsk * 1000) node.recoverySeenAt = turn.now;
 }
 
 /**
@@ -190,18 +238,34 @@ export function restartedInRecovery(turn: Turn, remote: Remote): void {
  */
 export function watchRecovery(turn: Turn): void {
   const { node, now } = turn;
-  const pause = turn.since(node.recoveryAskedAt);
-  if (!node.inRecovery || pause < TIMES.recoveryAsk * 1000) return;
+  const pauseMs = turn.since(node.recoveryAskedAt);
+  if (pauseMs < TIMES.recoveryAsk * 1000) return;
   node.recoveryAskedAt = now;
-  // Whoever stood still could hear nobody; after a while nobody hears of him either.
-  if (pause > 3 * TIMES.recoveryAsk * 1000) node.recoverySeenAt = now;
-  const wasAway = pause >= TIMES.recoveryDoubt * 1000;
+  if (node.recoveryBy !== turn.self) sayOverAgain(turn);
+  if (!node.inRecovery) return;
+  // Who was away for so long may have been given up.
+  const wasAway = pauseMs >= TIMES.recoveryDoubt * 1000;
   const isOurs = node.recoveryBy === turn.self;
   for (const remote of turn.remotes) {
     if (isOurs ? !node.recoveryTold.includes(remote.id) : node.recoveryBy !== remote.id) continue;
     const isSilent = silenceOf(node, remote, now) >= TIMES.recoveryDoubt * 1000;
     if (isOurs && (wasAway || (isSilent && !isDue(turn, remote)))) doubt(turn, remote);
     if (isReachable(remote)) turn.send(remote, { kind: "request_info" });
+  }
+}
+
+/** To those who have not said that they heard it. */
+function sayOverAgain(turn: Turn): void {
+  const { commands, recoveryOwed } = turn.node;
+  const isAsked = (id: number) =>
+    commands.some(
+      ({ purpose: { kind }, waiting }) =>
+        (kind === "recovery" || kind === "recovery_over") && waiting.includes(id),
+    );
+  for (const remote of turn.remotes) {
+    const { id } = remote;
+    if (recoveryOwed.includes(id) && isReachable(remote) && !isAsked(id))
+      tellRecovery(turn, remote);
   }
 }
 

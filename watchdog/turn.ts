@@ -41,6 +41,7 @@ export const TIMES = {
   recoveryAsk: 5,
   recoveryDoubt: 25,
   recoveryGiveUp: 60,
+  recoveryNewborn: 4,
   sameService: 5,
 } as const;
 /** Of beacons without an answer, and of messages that could not be sent: one more is too many. */

@@ -820,7 +820,9 @@ export class Extended {
           if (subject.facts.statement.kind === "deallocate") {
             this.names.noteForgotten(subject.facts, owed);
           }
-          if (endsTransaction(subject.facts)) this.#session.cache?.takeUnseen(); // it was that one's
+          if (endsTransaction(subject.facts) || isTwoPhase(subject.facts)) {
+            this.#session.cache?.takeUnseen(); // it was that transaction's
+          }
           this.#session.noteDone(owed, subject.facts);
           if (subject === this.#lateBegin) this.#session.noteWrite(owed);
         } else if (isAsking(subject)) subject.answered();

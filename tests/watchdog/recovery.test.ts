@@ -51,6 +51,24 @@ describe("online recovery", () => {
     expect(played.packet(0, end)).toEqual(["0<accept"]);
   });
 
+  test("is said to be over once more to a node that hears of the beginning behind the end", () => {
+    const played = standby();
+    played.on(ours("START_RECOVERY"));
+    for (const id of [0, 2]) played.reply(id, { kind: "accept" });
+    played.on(ours("END_RECOVERY"));
+    for (const id of [0, 2]) played.reply(id, { kind: "accept" });
+    expect(played.wait(6)).not.toContain("2<online_recovery");
+    played.packet(2, { kind: "accept" }, 5);
+    expect(played.wait(6)).toContain("2<online_recovery");
+  });
+
+  test("goes on, of whatever else a program speaks", () => {
+    const played = standby();
+    played.on(ours("START_RECOVERY"));
+    expect(played.on(ours("X"))).toEqual(["#9 bad"]);
+    expect(played.node.recoveryBy).toBe(1);
+  });
+
   test("that nobody knows is an error", () => {
     const message = { kind: "online_recovery", call: call("X") } as const;
     expect(standby().packet(0, message)).toEqual(["0<error"]);
@@ -183,6 +201,43 @@ describe("online recovery", () => {
       expect(played.node.recoveryDoubt).toBe(name);
     });
 
+    test("when a node that comes meanwhile is older than it takes to be told", () => {
+      const gone = standby();
+      gone.packet(2, { kind: "going_down" });
+      gone.on(ours("START_RECOVERY"));
+      gone.now += 1000_000;
+      gone.on(introduces(500)); // started since it went, and long before it is told
+      expect(gone.node.recoveryDoubt).toBe(name);
+      const found = standby();
+      found.on(life(false));
+      found.on(ours("START_RECOVERY"));
+      found.on(life(true));
+      found.on(opened);
+      expect(found.node.recoveryDoubt).toBeUndefined();
+      found.info(2, "STANDBY");
+      expect(found.node.recoveryDoubt).toBe(name);
+    });
+
+    test("not when a newcomer is told at once, by its own connection", () => {
+      const played = standby();
+      played.on(life(false));
+      played.on(ours("START_RECOVERY"));
+      played.now += 5000;
+      expect(played.on(introduces(1))).toContain("2<online_recovery");
+      expect(played.on(opened)).toContain("2<online_recovery");
+      expect(played.node.recoveryDoubt).toBeUndefined();
+      played.now += 60_000;
+      played.info(2, "STANDBY", { age: { kind: "ages", startup: 61, state: 50 } });
+      expect(played.node.recoveryDoubt).toBeUndefined();
+    });
+
+    test("already when all have answered: nothing is begun then", () => {
+      const played = standby();
+      played.on(ours("START_RECOVERY"));
+      played.packet(2, { kind: "going_down" });
+      expect(played.reply(0, { kind: "accept" })).toEqual(["#9 bad"]);
+    });
+
     test("when a node that goes has not said that its clients are gone", () => {
       const played = standby();
       played.on(ours("START_RECOVERY"));
@@ -259,6 +314,19 @@ describe("online recovery", () => {
     }
     expect(words).toContain("2<request_info");
     expect(words).not.toContain("leave_recovery");
+    played.info(0, "LEADER");
+    expect(played.wait(10)).toContain("leave_recovery");
+  });
+
+  test("holds a node that has stood still until it has heard nothing for a minute", () => {
+    const played = new Played(nodeIn({ state: "STANDBY", leader: 0 }));
+    played.packet(2, start);
+    played.now += 70_000;
+    expect(played.wait(2)).not.toContain("leave_recovery");
+    for (let i = 0; i < 11; i++) {
+      played.info(0, "LEADER");
+      expect(played.wait(5)).not.toContain("leave_recovery");
+    }
     played.info(0, "LEADER");
     expect(played.wait(10)).toContain("leave_recovery");
   });

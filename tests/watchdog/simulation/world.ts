@@ -85,11 +85,13 @@ type Host = {
 export type Recovery = {
   /** Undefined until all have said that their clients are gone. */
   since: number | undefined;
-  /** Who was held by it then, or has been since, and in which life. */
-  readonly held: Map<number, number>;
-  /** Since when one of these lets its clients write again. */
-  readonly writers: Map<number, number>;
+  /** Since when clients of a node could write, and who of these did so for longer than it takes to say so. */
+  readonly open: Map<number, number>;
+  readonly writers: Map<number, { readonly life: number }>;
 };
+
+/** So long it may take until the others hear that one has hung up, or one that has come is told. */
+const HANG_UP_MS = 3000;
 
 export type Execution = {
   readonly at: number;
@@ -112,8 +114,8 @@ export class World {
   readonly backendsUp: boolean[];
   readonly executions: Execution[] = [];
   readonly story: string[] = [];
-  /** Recoveries that ended undoubted: who wrote meanwhile, and since when. */
-  readonly recovered: { readonly by: number; readonly writers: Recovery["writers"] }[] = [];
+  /** Recoveries that ended undoubted: who was told of them and wrote all the same. */
+  readonly recovered: { readonly by: number; readonly writers: readonly number[] }[] = [];
   doubted = 0;
   /** Who asked for a backend to be detached. */
   readonly requests: {
@@ -503,7 +505,7 @@ export class World {
     const host = this.hostOf(id);
     if (host.node === undefined || host.paused || host.recovery !== undefined) return;
     this.tell(`n${id} recovers a backend`);
-    const recovery: Recovery = { since: undefined, held: new Map(), writers: new Map() };
+    const recovery: Recovery = { since: undefined, open: new Map(), writers: new Map() };
     host.recovery = recovery;
     const { life } = host;
     const end = () => {
@@ -525,7 +527,8 @@ export class World {
           this.#ask(host, { kind: "recovery", call }, ({ kind }) => {
             const isSound = kind === "ok" && mayAttach(host);
             this.tell(`n${id} has copied it, ${isSound ? "and attaches it" : "in doubt"}`);
-            if (isSound) this.recovered.push({ by: id, writers: recovery.writers });
+            if (isSound)
+              this.recovered.push({ by: id, writers: this.#toldWriters(host, recovery) });
             else this.doubted++;
             end();
           });
@@ -534,20 +537,29 @@ export class World {
     });
   }
 
-  /** Who was held by a recovery that is under way, and lets its clients write again. */
+  /** Whose clients can write while a recovery is under way. */
   lookAtWriters(): void {
     for (const { node, recovery, id } of this.hosts) {
       if (node === undefined || recovery?.since === undefined) continue;
       for (const other of this.hosts) {
-        if (other.id === id || other.node === undefined) continue;
-        const isTold = node.recoveryTold.includes(other.id);
-        if (isTold && other.isHeld && other.node.recoveryBy === id) {
-          recovery.held.set(other.id, other.life);
-        } else if (!other.isHeld && !other.paused && recovery.held.get(other.id) === other.life) {
-          if (!recovery.writers.has(other.id)) recovery.writers.set(other.id, this.time.now);
+        if (other.id === id) continue;
+        const serves = other.node?.state === "STANDBY" || other.node?.state === "LEADER";
+        if (!serves || other.isHeld || other.paused) {
+          recovery.open.delete(other.id);
+          continue;
         }
+        const since = recovery.open.get(other.id) ?? this.time.now;
+        recovery.open.set(other.id, since);
+        if (this.time.now - since <= HANG_UP_MS) continue;
+        recovery.writers.set(other.id, { life: other.life });
       }
     }
+  }
+
+  /** Nobody can know of those that are still out of sight. */
+  #toldWriters({ node }: Host, { writers }: Recovery): readonly number[] {
+    const told = node?.recoveryTold ?? [];
+    return told.filter((id) => writers.get(id)?.life === this.hostOf(id).life);
   }
 
   // ---------------------------------------------------------------- life checks
