@@ -6,6 +6,7 @@
  */
 import { type FunctionCall, NO_SECRETS } from "./bodies.ts";
 import type { Answer, Remote, Watchdog } from "./node.ts";
+import { isActive } from "./states.ts";
 import { isReachable, TIMES, type Turn } from "./turn.ts";
 
 // ---------------------------------------------------------------- of this node
@@ -209,6 +210,7 @@ function forget({ node }: Turn, remote: Remote): void {
 export function agedInRecovery(turn: Turn, remote: Remote, age: number | undefined): void {
   const { node } = turn;
   if (node.recoveryBy !== turn.self || node.recoverySound.includes(remote.id)) return;
+  if (!isActive(remote.state)) return; // its last word
   if (age === undefined || age > TIMES.recoveryNewborn) doubt(turn, remote);
   else node.recoverySound = [...node.recoverySound, remote.id];
 }
@@ -273,9 +275,7 @@ function sayOverAgain(turn: Turn): void {
 export const isSilentInRecovery = ({ node, now }: Turn, remote: Remote): boolean =>
   node.recoveryBy === remote.id && silenceOf(node, remote, now) >= TIMES.recoveryGiveUp * 1000;
 
-type Heard = Pick<Remote, "receivedAt">;
-
-const silenceOf = (node: Pick<Watchdog, "recoverySeenAt">, { receivedAt }: Heard, now: number) =>
+const silenceOf = (node: Watchdog, { receivedAt }: Remote, now: number): number =>
   now - Math.max(receivedAt, node.recoverySeenAt);
 
 /** The name of a node whose clients may have come in since this node's recovery began. */

@@ -248,6 +248,7 @@ describe("online recovery", () => {
     test("not when a node has gone whose clients were gone, and comes back", () => {
       const stopped = begun();
       stopped.packet(2, { kind: "going_down" });
+      stopped.info(2, "SHUTDOWN");
       expect(stopped.on(opened)).toContain("2<online_recovery");
       expect(stopped.node.recoveryDoubt).toBeUndefined();
       const killed = ends();
