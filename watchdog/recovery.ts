@@ -86,7 +86,9 @@ export function tellRecovery(turn: Turn, remote: Remote): void {
 
 /** To a newcomer whose own connection is all there is so far; `tellRecovery` follows with ours. */
 export function warnNewcomer(turn: Turn, remote: Remote): void {
-  if (turn.node.recoveryBy !== turn.self || remote.outbound === "open") return;
+  const { node } = turn;
+  if (node.recoveryBy !== turn.self || remote.outbound === "open") return;
+  node.recoveryOwed = [...without(node.recoveryOwed, remote), remote.id];
   turn.send(remote, messageOf("START_RECOVERY"));
 }
 

@@ -224,6 +224,7 @@ describe("online recovery", () => {
       played.on(ours("START_RECOVERY"));
       played.now += 5000;
       expect(played.on(introduces(1))).toContain("2<online_recovery");
+      expect(played.node.recoveryOwed).toEqual([0, 2]);
       expect(played.on(opened)).toContain("2<online_recovery");
       expect(played.node.recoveryDoubt).toBeUndefined();
       played.now += 60_000;
