@@ -283,8 +283,10 @@ const silenceOf = (node: Watchdog, { receivedAt }: Remote, now: number): number 
 /** The name of a node whose clients may have come in since this node's recovery began. */
 export function recoveryDoubt(node: Watchdog): string | undefined {
   if (node.recoveryDoubt !== undefined) return node.recoveryDoubt;
-  const cutOff = node.remotes.find(
-    (remote) => node.recoveryTold.includes(remote.id) && !isReachable(remote),
+  const { recoveryTold: told, recoverySound: sound } = node;
+  // Cut off just now, or just come, and it has not said how old it is.
+  const doubtful = node.remotes.find(
+    (remote) => told.includes(remote.id) && (!isReachable(remote) || !sound.includes(remote.id)),
   );
-  return cutOff && (cutOff.nodeName || cutOff.hostname);
+  return doubtful && (doubtful.nodeName || doubtful.hostname);
 }
