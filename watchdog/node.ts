@@ -185,8 +185,12 @@ export type WatchdogNode = {
   /** Who recovers a backend. */
   recoveryBy: number | undefined;
   recoveryWait: RecoveryWait | undefined;
-  /** Who was told that this node recovers a backend, and has not said that it heard of the end. */
-  recoveryOwed: readonly number[];
+  /** That of this node's own: the end of an earlier one may come late, and must not end it. */
+  recoveryNumber: number;
+  /** Which one a node was told of that has not said that it heard of the end. */
+  recoveryOwed: ReadonlyMap<number, number>;
+  /** Which one of another node holds this one's clients, and which ended last; 0 where 4.3.5 leads it. */
+  recoveryHeard: { readonly number: number; readonly ended: number };
   /** Who was told at once that this node recovers a backend, or right after it was started. */
   recoverySound: readonly number[];
   /** Who was told that this node recovers a backend, and is not known to have ended since. */
@@ -331,7 +335,9 @@ export function initialWatchdog(rules: WatchdogRules, now: number): Watchdog {
     inRecovery: false,
     recoveryBy: undefined,
     recoveryWait: undefined,
-    recoveryOwed: [],
+    recoveryNumber: 0,
+    recoveryOwed: new Map(),
+    recoveryHeard: { number: 0, ended: 0 },
     recoverySound: [],
     recoveryTold: [],
     recoveryDoubt: undefined,

@@ -18,7 +18,7 @@ import {
   settleSplitBrain,
 } from "./peers.ts";
 import { configDifferences, consensusTimeoutS } from "./pool_config.ts";
-import { answeredLate, receiveRecovery } from "./recovery.ts";
+import { receiveRecovery } from "./recovery.ts";
 import { receiveService } from "./service.ts";
 import type { Turn } from "./turn.ts";
 import type { ReceivedMessage } from "./wire.ts";
@@ -41,7 +41,6 @@ export function receive(turn: Turn, remote: Remote, id: number, message: Receive
     commandFinished(turn, reply);
     return;
   }
-  if (message.kind === "accept") answeredLate(turn, remote);
   switch (message.kind) {
     case "failover_function":
       receiveFailover(turn, remote, message.call, id);

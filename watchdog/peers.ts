@@ -9,10 +9,10 @@ import type { Remote } from "./node.ts";
 import { compareLeaders, type LeaderClaim } from "./quorum.ts";
 import {
   agedInRecovery,
+  calledInRecovery,
   isSilentInRecovery,
   lostInRecovery,
   restartedInRecovery,
-  warnNewcomer,
 } from "./recovery.ts";
 import { isActive, type LostReason, type StateName, stateNumber } from "./states.ts";
 import { isReachable, MISSES_MAX, TIMES, type Turn } from "./turn.ts";
@@ -227,7 +227,7 @@ function greet(turn: Turn, remote: Remote, info: NodeInfo, id: number): void {
   remote.receivedAt = turn.now;
   remote.sendFailures = 0;
   remote.membership = "MEMBER";
-  warnNewcomer(turn, remote);
+  calledInRecovery(turn, remote);
   // 4.3.5 answers only nodes it had given up. A leader shows itself to newcomers as well; from others
   // an answer would do harm: whoever hears of some, and not of the leader, stands for leader himself.
   if (before === "SHUTDOWN") {

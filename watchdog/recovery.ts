@@ -24,7 +24,8 @@ export function askRecovery(turn: Turn, client: number, call: FunctionCall): Ans
     node.recoveryDoubt = undefined;
     node.recoverySound = others.map(({ id }) => id);
     node.recoveryTold = node.recoverySound;
-    node.recoveryOwed = [...new Set([...node.recoveryOwed, ...node.recoveryTold])];
+    node.recoveryNumber = turn.nextId();
+    for (const remote of others) owe(turn, remote);
     for (const remote of turn.remotes) if (isOutOfSight(remote)) warnOf(turn, remote);
   } else {
     if (node.recoveryBy !== turn.self) return { kind: "ok" };
@@ -38,7 +39,7 @@ export function askRecovery(turn: Turn, client: number, call: FunctionCall): Ans
   if (others.length === 0) return { kind: "ok" };
   turn.command(
     { kind: "recovery", client },
-    { kind: "online_recovery", call: { ...call, ...NO_SECRETS } },
+    messageOf(call.name, node.recoveryNumber),
     others,
     Math.max(0, turn.rules.recoveryTimeoutS) + TIMES.reply,
   );
@@ -69,45 +70,49 @@ function begin({ node, now }: Turn, by: number): void {
 export function tellRecovery(turn: Turn, remote: Remote): void {
   const { node } = turn;
   const isUnderWay = node.recoveryBy === turn.self;
-  if (!isUnderWay && !node.recoveryOwed.includes(remote.id)) return;
+  const owed = node.recoveryOwed.get(remote.id);
+  if (!isUnderWay && owed === undefined) return;
   if (isUnderWay && node.recoveryTold.includes(remote.id)) {
     // Whoever loses sight of this node hangs up, and has let its clients in.
     doubt(turn, remote);
     if (isDue(turn, remote)) return;
   }
   if (!isUnderWay) {
-    turn.command({ kind: "recovery_over" }, messageOf("END_RECOVERY"), [remote], TIMES.reply);
+    const message = messageOf("END_RECOVERY", owed ?? 0);
+    turn.command({ kind: "recovery_over" }, message, [remote], TIMES.reply);
     return;
   }
   node.recoveryTold = [...without(node.recoveryTold, remote), remote.id];
-  node.recoveryOwed = [...without(node.recoveryOwed, remote), remote.id];
-  turn.send(remote, messageOf("START_RECOVERY"));
+  owe(turn, remote);
+  turn.send(remote, messageOf("START_RECOVERY", node.recoveryNumber));
 }
 
-/** To a newcomer whose own connection is all there is so far; `tellRecovery` follows with ours. */
-export function warnNewcomer(turn: Turn, remote: Remote): void {
-  const { node } = turn;
-  if (node.recoveryBy !== turn.self || remote.outbound === "open") return;
-  node.recoveryOwed = [...without(node.recoveryOwed, remote), remote.id];
-  turn.send(remote, messageOf("START_RECOVERY"));
+function owe({ node }: Turn, { id }: Remote): void {
+  node.recoveryOwed = new Map([...node.recoveryOwed, [id, node.recoveryNumber]]);
 }
-
-const messageOf = (name: "START_RECOVERY" | "END_RECOVERY") =>
-  ({ kind: "online_recovery", call: { ...NO_SECRETS, name, flags: 0, nodes: [] } }) as const;
 
 /**
- * An answer that nobody waits for, perhaps to a beginning that came late, by another connection than the
- * end: then the end must be said once more.
+ * It has made a connection of its own. A newcomer is told by it, if that is all there is so far
+ * (`tellRecovery` follows with ours); anybody else has hung up before.
  */
-export function answeredLate(turn: Turn, remote: Remote): void {
+export function calledInRecovery(turn: Turn, remote: Remote): void {
   const { node } = turn;
-  if (node.recoveryBy === turn.self || !node.recoveryTold.includes(remote.id)) return;
-  node.recoveryOwed = [...without(node.recoveryOwed, remote), remote.id];
+  if (node.recoveryBy !== turn.self) return;
+  const isNewborn = (remote.life?.age ?? 0) <= TIMES.recoveryNewborn;
+  if (node.recoveryTold.includes(remote.id) && !isNewborn) doubt(turn, remote);
+  if (remote.outbound === "open") return;
+  owe(turn, remote);
+  turn.send(remote, messageOf("START_RECOVERY", node.recoveryNumber));
 }
+
+/** 4.3.5 has no use for the flags here. */
+const messageOf = (name: "START_RECOVERY" | "END_RECOVERY", number: number) =>
+  ({ kind: "online_recovery", call: { ...NO_SECRETS, name, flags: number, nodes: [] } }) as const;
 
 /** It has said that it knows of the end. */
 export function heardOfEnd({ node, self }: Turn, remote: Remote): void {
-  if (node.recoveryBy !== self) node.recoveryOwed = without(node.recoveryOwed, remote);
+  if (node.recoveryBy === self) return;
+  node.recoveryOwed = new Map([...node.recoveryOwed].filter(([id]) => id !== remote.id));
 }
 
 /** It may serve clients, and cannot be told. */
@@ -142,8 +147,11 @@ export function receiveRecovery(turn: Turn, remote: Remote, call: FunctionCall, 
   const { node } = turn;
   const reply = (kind: "accept" | "reject" | "error") => turn.send(remote, { kind }, id);
   if (call.name === "END_RECOVERY") {
-    // Whoever was turned away says so too, and ends nobody else's.
-    if (node.recoveryBy === remote.id) leave(turn);
+    // Whoever was turned away says so too, and ends nobody else's; nor does one that comes late.
+    const { number } = node.recoveryHeard;
+    const isThis = number === 0 || call.flags === 0 || call.flags === number;
+    if (node.recoveryBy === remote.id && isThis) leave(turn);
+    node.recoveryHeard = { ...node.recoveryHeard, ended: call.flags };
     reply("accept");
     return;
   }
@@ -151,9 +159,14 @@ export function receiveRecovery(turn: Turn, remote: Remote, call: FunctionCall, 
     reply("error");
     return;
   }
+  if (call.flags !== 0 && call.flags === node.recoveryHeard.ended) {
+    reply("accept"); // it comes behind its own end, by another connection
+    return;
+  }
   if (node.inRecovery) {
     // Said once more, by a new connection: its clients are held, and may all be gone.
     const isHeld = node.recoveryBy === remote.id;
+    if (isHeld) node.recoveryHeard = { ...node.recoveryHeard, number: call.flags };
     if (!isHeld) reply("reject");
     else if (node.recoveryWait === undefined && node.clientCount === 0) reply("accept");
     else waitForClients(turn, remote, id);
@@ -161,6 +174,7 @@ export function receiveRecovery(turn: Turn, remote: Remote, call: FunctionCall, 
   }
   turn.log("LOG", `"${turn.nameOf(remote)}" recovers a backend`, "new clients wait");
   begin(turn, remote.id);
+  node.recoveryHeard = { ...node.recoveryHeard, number: call.flags };
   waitForClients(turn, remote, id);
 }
 
@@ -268,8 +282,7 @@ function sayOverAgain(turn: Turn): void {
     );
   for (const remote of turn.remotes) {
     const { id } = remote;
-    if (recoveryOwed.includes(id) && isReachable(remote) && !isAsked(id))
-      tellRecovery(turn, remote);
+    if (recoveryOwed.has(id) && isReachable(remote) && !isAsked(id)) tellRecovery(turn, remote);
   }
 }
 

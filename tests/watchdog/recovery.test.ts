@@ -51,15 +51,18 @@ describe("online recovery", () => {
     expect(played.packet(0, end)).toEqual(["0<accept"]);
   });
 
-  test("is said to be over once more to a node that hears of the beginning behind the end", () => {
+  test("is told from one before and one after it, whatever comes late", () => {
+    const numbered = (name: string, flags: number) =>
+      ({ kind: "online_recovery", call: { ...call(name), flags } }) as const;
     const played = standby();
-    played.on(ours("START_RECOVERY"));
-    for (const id of [0, 2]) played.reply(id, { kind: "accept" });
-    played.on(ours("END_RECOVERY"));
-    for (const id of [0, 2]) played.reply(id, { kind: "accept" });
-    expect(played.wait(6)).not.toContain("2<online_recovery");
-    played.packet(2, { kind: "accept" }, 5);
-    expect(played.wait(6)).toContain("2<online_recovery");
+    played.packet(2, numbered("START_RECOVERY", 7));
+    played.on(clients(0));
+    expect(played.packet(2, numbered("START_RECOVERY", 8))).toEqual(["2<accept"]);
+    expect(played.packet(2, numbered("END_RECOVERY", 7))).toEqual(["2<accept"]);
+    expect(played.packet(2, numbered("END_RECOVERY", 8))).toEqual(["leave_recovery", "2<accept"]);
+    expect(played.packet(2, numbered("START_RECOVERY", 8))).toEqual(["2<accept"]);
+    expect(played.packet(2, numbered("START_RECOVERY", 9))).toEqual(["enter_recovery"]);
+    expect(played.packet(2, numbered("END_RECOVERY", 0))).toEqual(["leave_recovery", "2<accept"]);
   });
 
   test("goes on, of whatever else a program speaks", () => {
@@ -190,6 +193,9 @@ describe("online recovery", () => {
       const played = begun();
       played.on(opened);
       expect(played.node.recoveryDoubt).toBe(name);
+      const called = begun();
+      called.on(introduces(100));
+      expect(called.node.recoveryDoubt).toBe(name);
     });
 
     test("when a node that could not be told shows that it was there all the time", () => {
@@ -224,7 +230,7 @@ describe("online recovery", () => {
       played.on(ours("START_RECOVERY"));
       played.now += 5000;
       expect(played.on(introduces(1))).toContain("2<online_recovery");
-      expect(played.node.recoveryOwed).toEqual([0, 2]);
+      expect([...played.node.recoveryOwed.keys()]).toEqual([0, 2]);
       expect(played.on(opened)).toContain("2<online_recovery");
       expect(played.node.recoveryDoubt).toBeUndefined();
       played.now += 60_000;
