@@ -240,7 +240,8 @@ export class Guard implements Council {
   }
 
   async #announce(name: "START_RECOVERY" | "CONFIRM_RECOVERY" | "END_RECOVERY"): Promise<boolean> {
-    const call = { ...NO_SECRETS, name, flags: 0, nodes: [] };
+    const flags = name === "START_RECOVERY" ? randomInt(1, 2 ** 31) : 0;
+    const call = { ...NO_SECRETS, name, flags, nodes: [] };
     return (await this.#service.ask({ kind: "recovery", call })).kind === "ok";
   }
 

@@ -24,7 +24,8 @@ export function askRecovery(turn: Turn, client: number, call: FunctionCall): Ans
     node.recoveryDoubt = undefined;
     node.recoverySound = others.map(({ id }) => id);
     node.recoveryTold = node.recoverySound;
-    node.recoveryNumber = turn.nextId();
+    // By chance, for the numbers of messages begin anew with each pgpool.
+    node.recoveryNumber = call.flags;
     for (const remote of others) owe(turn, remote);
     for (const remote of turn.remotes) if (isOutOfSight(remote)) warnOf(turn, remote);
   } else {

@@ -512,7 +512,8 @@ export class World {
       host.recovery = undefined;
       this.#ask(host, { kind: "recovery", call: recoveryCall("END_RECOVERY") }, () => {});
     };
-    this.#ask(host, { kind: "recovery", call: recoveryCall("START_RECOVERY") }, (answer) => {
+    const call = { ...recoveryCall("START_RECOVERY"), flags: 1 + Math.floor(this.random() * 1e9) };
+    this.#ask(host, { kind: "recovery", call }, (answer) => {
       if (answer.kind !== "ok") {
         this.tell(`n${id} cannot: ${answer.kind}`);
         end();
