@@ -817,9 +817,6 @@ export class Extended {
         else if (subject instanceof Prepared) {
           subject.definitions = subject.sentUnder;
           if (subject.facts.statement.kind === "transaction") this.#noteRevived(owed.links);
-          if (subject.facts.statement.kind === "deallocate") {
-            this.names.noteForgotten(subject.facts, owed);
-          }
           if (endsTransaction(subject.facts) || isTwoPhase(subject.facts)) {
             this.#session.cache?.takeUnseen(); // it was that transaction's
           }

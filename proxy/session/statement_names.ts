@@ -163,10 +163,10 @@ export class StatementNames {
   }
 
   /** What DEALLOCATE has undone on the nodes that it went to the others forget too. */
-  noteForgotten(facts: StatementFacts, { kind, completed, links }: Owed): void {
+  noteForgotten(facts: StatementFacts, { completed, links }: Owed): void {
     const { statement, multiStatement, deallocates, deallocatesAfter } = facts;
     if (statement.kind === "deallocate" && !multiStatement) {
-      if (kind === "Execute" || completed > 0) this.#forget(statement.name ?? "", links);
+      if (completed > 0) this.#forget(statement.name ?? "", links);
       return;
     }
     for (const [index, name] of deallocates.entries()) {
